@@ -1,0 +1,23 @@
+"""MoCo on the handwritten digits inside scikit-learn: a first run, with no download."""
+
+from jaxcl import augment, data, encoders, methods, training
+
+
+def config() -> training.Experiment:
+    return training.Experiment(
+        data=data.Digits(split="train"),
+        views=augment.crops(8),
+        method=methods.MoCo(
+            encoder=encoders.SmallCNN((32, 64, 128), batch_norm_groups=4),
+            projector=encoders.moco_v2_projector(64),
+            temperature=0.2,
+            queue_size=1024,
+            momentum=0.99,
+        ),
+        optimizer=training.SGD(learning_rate=0.06, weight_decay=5e-4),
+        train=training.Train(batch_size=128, epochs=20),
+        run=training.Run(devices=1, checkpoint_every=100),
+        evaluate=training.Evaluate(
+            train=data.Digits(split="train"), test=data.Digits(split="test")
+        ),
+    )

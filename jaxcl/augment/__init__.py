@@ -1,0 +1,72 @@
+"""Views of an image: deterministic functions, random transforms, recipes named after papers.
+
+Images are `[H, W, C]`, uint8 or float in [0, 1]; a transform maps `(key, image)` to an image;
+`batch_views` draws the views of a batch inside a jitted step.
+"""
+
+from jaxcl.augment.blur import gaussian_blur
+from jaxcl.augment.color import (
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
+    rgb_to_grayscale,
+    solarize,
+)
+from jaxcl.augment.geometry import affine, horizontal_flip, resized_crop
+from jaxcl.augment.pixels import normalize, to_float
+from jaxcl.augment.random_geometry import RandomAffine, RandomHorizontalFlip, RandomResizedCrop
+from jaxcl.augment.random_pixels import (
+    ColorJitter,
+    GaussianBlur,
+    GaussianNoise,
+    Normalize,
+    RandomGrayscale,
+    RandomSolarize,
+)
+from jaxcl.augment.recipes import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    byol,
+    crops,
+    moco_v1,
+    moco_v2,
+    simclr,
+)
+from jaxcl.augment.transforms import Compose, RandomApply, Transform, Views, batch_views
+
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "ColorJitter",
+    "Compose",
+    "GaussianBlur",
+    "GaussianNoise",
+    "Normalize",
+    "RandomAffine",
+    "RandomApply",
+    "RandomGrayscale",
+    "RandomHorizontalFlip",
+    "RandomResizedCrop",
+    "RandomSolarize",
+    "Transform",
+    "Views",
+    "adjust_brightness",
+    "adjust_contrast",
+    "adjust_hue",
+    "adjust_saturation",
+    "affine",
+    "batch_views",
+    "byol",
+    "crops",
+    "gaussian_blur",
+    "horizontal_flip",
+    "moco_v1",
+    "moco_v2",
+    "normalize",
+    "resized_crop",
+    "rgb_to_grayscale",
+    "simclr",
+    "solarize",
+    "to_float",
+]

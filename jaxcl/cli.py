@@ -1,0 +1,159 @@
+"""The command line: each verb calls one function of the library."""
+
+import argparse
+import importlib.util
+import inspect
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jaxcl import __version__
+from jaxcl.cpu_flags import prefer_fast_convolutions
+
+if TYPE_CHECKING:
+    from jaxcl.training import Experiment
+
+_USAGE_ERROR = 2
+_SIGNALLED = 128
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns its exit code: 0, 2 for wrong input, 128 + n for signal n."""
+    parser, train_parser = _parsers()
+    known, rest = parser.parse_known_args(arguments)
+    if rest and known.verb != "train":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    prefer_fast_convolutions()  # before jax is imported
+    if known.verb == "train":
+        if known.target is None:
+            train_parser.print_help(sys.stderr)
+            return 0 if {"-h", "--help"} & {*rest} else _USAGE_ERROR
+        return _train(known.target, known.out, rest)
+    if known.verb == "evaluate":
+        return _evaluate(Path(known.run_dir))
+    return _embed(Path(known.run_dir), known.input, Path(known.out), known.batch_size)
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
+    parser = argparse.ArgumentParser(prog="jaxcl", description="Contrastive learning in JAX.")
+    parser.add_argument("--version", action="version", version=f"jaxcl {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    train = verbs.add_parser(
+        "train",
+        help="train from a config file, or go on with a run",
+        usage="jaxcl train CONFIG|RUN_DIR [--out RUN_DIR] [--dotted.option VALUE ...]",
+        description="Trains an experiment, or resumes the run in a directory. "
+        "`jaxcl train CONFIG --help` lists every option of that experiment with its default.",
+        add_help=False,
+    )
+    train.add_argument("target", nargs="?", metavar="CONFIG|RUN_DIR")
+    train.add_argument("--out", metavar="RUN_DIR", help="default: runs/ and the config's name")
+
+    evaluate = verbs.add_parser("evaluate", help="measure what a run has learned")
+    evaluate.add_argument("run_dir", metavar="RUN_DIR")
+
+    embed = verbs.add_parser("embed", help="write the features of images to a file")
+    embed.add_argument("run_dir", metavar="RUN_DIR")
+    embed.add_argument("input", metavar="INPUT", help="a folder of images, an image, or an .npz")
+    embed.add_argument("--out", required=True, metavar="FILE.npz")
+    embed.add_argument("--batch-size", type=int, default=256, help="images at once (default: 256)")
+    return parser, train
+
+
+def _train(target: str, out: str | None, options: list[str]) -> int:
+    from rich.console import Console
+
+    from jaxcl.overrides import override
+    from jaxcl.training import RunDirectory, free_directory, train
+    from jaxcl.training.errors import UserError
+
+    console = Console(stderr=True)
+    try:
+        if Path(target).is_dir():
+            if out is not None:
+                raise UserError("--out goes with a config file; a run directory resumes in place")
+            directory = Path(target)
+            experiment = RunDirectory(directory).read_experiment()
+        else:
+            experiment = load_config(Path(target))
+            directory = Path(out) if out else free_directory(Path("runs") / Path(target).stem)
+        experiment = override(experiment, options, program=f"jaxcl train {target}")
+        outcome = train(experiment, directory, console=console)
+    except (UserError, OSError) as error:
+        return _complain(error)
+    if outcome.stopped_by is not None:
+        console.print(
+            f"stopped after step {outcome.step} of {outcome.total_steps}. "
+            f"Go on with: jaxcl train {directory}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return _SIGNALLED + outcome.stopped_by
+    console.print(f"trained {outcome.step} steps; the run is in {directory}", highlight=False)
+    return _evaluate(directory) if experiment.evaluate is not None else 0
+
+
+def _evaluate(directory: Path) -> int:
+    from jaxcl.evaluation.runs import evaluate_run
+    from jaxcl.training.errors import UserError
+
+    try:
+        print(evaluate_run(directory))
+    except (UserError, OSError) as error:
+        return _complain(error)
+    return 0
+
+
+def _embed(directory: Path, source: str, out: Path, batch_size: int) -> int:
+    from jaxcl.evaluation.runs import embed_run
+    from jaxcl.training.errors import UserError
+
+    try:
+        print(embed_run(directory, Path(source), out, batch_size=batch_size))
+    except (UserError, OSError) as error:
+        return _complain(error)
+    return 0
+
+
+def load_config(path: Path) -> "Experiment":
+    """The experiment that a config file's `config()` returns.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      UserError: if it defines no `config()`, or that returns no Experiment or a value out of range.
+    """
+    from jaxcl.training import Experiment
+    from jaxcl.training.errors import UserError
+
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is neither a config file nor a run directory: give a .py file that defines "
+            "config(), such as configs/quickstart.py"
+        )
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is not a Python file: a config ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)  # so that classes defined in it can be looked up
+    spec.loader.exec_module(module)
+    make = getattr(module, "config", None)
+    if not inspect.isfunction(make):
+        raise UserError(f"{path} defines no function config() -> jaxcl.training.Experiment")
+    try:
+        experiment = make()
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+    if not isinstance(experiment, Experiment):
+        raise UserError(f"{path}: config() returned {experiment!r}, not a training.Experiment")
+    return experiment
+
+
+def _complain(error: Exception) -> int:
+    print(f"jaxcl: error: {error}", file=sys.stderr)
+    return _USAGE_ERROR
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""Records to batches of numpy arrays: sources of images, and their batches in a seeded order.
+
+    source = Digits(split="train").open()
+    for batch in Batches(source, batch_size=256, seed=0, start=step): ...
+
+Importing this loads neither Grain, scikit-learn nor tensorflow-datasets; using them does.
+"""
+
+from jaxcl.data.arrays import Arrays, ArraySource
+from jaxcl.data.batches import (
+    Batch,
+    Batches,
+    batch_at,
+    read_batch,
+    records_at,
+    sequential_batches,
+    steps_per_epoch,
+)
+from jaxcl.data.digits import Digits
+from jaxcl.data.folder import Folder, FolderSource
+from jaxcl.data.prefetching import Prefetched, prefetch
+from jaxcl.data.source import Record, Source, SourceConfig
+from jaxcl.data.tfds import TFDS, TFDSSource
+
+__all__ = [
+    "TFDS",
+    "ArraySource",
+    "Arrays",
+    "Batch",
+    "Batches",
+    "Digits",
+    "Folder",
+    "FolderSource",
+    "Prefetched",
+    "Record",
+    "Source",
+    "SourceConfig",
+    "TFDSSource",
+    "batch_at",
+    "prefetch",
+    "read_batch",
+    "records_at",
+    "sequential_batches",
+    "steps_per_epoch",
+]

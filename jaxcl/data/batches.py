@@ -1,0 +1,297 @@
+"""Sources to batches: which records stand in the batch of a step, and batches made ahead in the
+background."""
+
+import dataclasses
+import functools
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxcl.data.source import Source
+
+if TYPE_CHECKING:
+    import grain
+
+Batch = dict[str, np.ndarray]
+"""image [b, H, W, C], label [b] int32 if the source has labels, index [b] int32 (the number of the
+record asked for: the global example index), replaced [b] bool."""
+
+_ENDLESS = 2**62  # steps
+
+
+def steps_per_epoch(records: int, batch_size: int) -> int:
+    """Full batches in one pass over the records; what remains is dropped, other records each epoch.
+
+    Raises:
+      ValueError: if batch_size is not positive, or larger than the number of records.
+
+    Example:
+      >>> steps_per_epoch(1500, 256)
+      5
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size {batch_size} is not positive")
+    if batch_size > records:
+        raise ValueError(
+            f"batch_size {batch_size} is larger than the data set of {records} records: "
+            f"use at most {records}"
+        )
+    return records // batch_size
+
+
+def records_at(
+    records: int,
+    step: int,
+    *,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> np.ndarray:
+    """The records in one process's part of the batch of a step.
+
+    Every epoch is a permutation of all records drawn from (seed, epoch), its remainder dropped. The
+    permutation is Grain's, which computes any of its entries by itself: the cost does not depend on
+    the step, nor on `records`.
+
+    Args:
+      records: how many records there are.
+      step: >= 0, counted from the start of training.
+      batch_size: rows of the global batch.
+      seed: >= 0; another seed, another order.
+      process_index: which part: rows [index * b, (index + 1) * b) of the global batch, b =
+        batch_size / process_count.
+      process_count: how many processes share a batch.
+
+    Returns:
+      [batch_size / process_count] int32 record numbers.
+
+    Raises:
+      ValueError: if an argument is out of range, or the batch does not divide over the processes.
+
+    Example:
+      >>> both = records_at(10, 3, batch_size=4, seed=0)
+      >>> second = records_at(10, 3, batch_size=4, seed=0, process_index=1, process_count=2)
+      >>> np.array_equal(both[2:], second)
+      True
+    """
+    import grain
+
+    per_epoch = steps_per_epoch(records, batch_size)
+    rows = _rows_per_process(batch_size, process_index, process_count)
+    if step < 0:
+        raise ValueError(f"step {step} is negative")
+    if seed < 0:
+        raise ValueError(f"seed {seed} is negative: use 0 or more")
+    # Grain adds the epoch to its seed: hashed seeds keep the epochs of neighbouring seeds apart.
+    hashed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    order = grain.MapDataset.range(records).shuffle(seed=hashed)
+    epoch, step_in_epoch = divmod(step, per_epoch)
+    start = epoch * records + step_in_epoch * batch_size + process_index * rows
+    return np.array([order[start + row] for row in range(rows)], np.int32)
+
+
+def batch_at(
+    source: Source,
+    step: int,
+    *,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Batch:
+    """One process's part of the batch of a step: a function of its arguments and nothing else.
+
+    Args:
+      source: where records come from.
+      step: as in `records_at`, and so are the others.
+      batch_size: rows of the global batch.
+      seed: of the order.
+      process_index: which part of the batch.
+      process_count: how many processes share a batch.
+
+    Returns:
+      The batch, batch_size / process_count rows.
+
+    Raises:
+      ValueError: as `records_at`, or what reading the source raises.
+    """
+    records = records_at(
+        len(source),
+        step,
+        batch_size=batch_size,
+        seed=seed,
+        process_index=process_index,
+        process_count=process_count,
+    )
+    return read_batch(source, records.tolist())
+
+
+def read_batch(source: Source, records: Sequence[int]) -> Batch:
+    """Reads records of a source into one batch, in the order given.
+
+    Example:
+      >>> from jaxcl.data import ArraySource
+      >>> batch = read_batch(ArraySource(np.zeros((3, 8, 8), np.uint8), [5, 6, 7]), [2, 0])
+      >>> batch["image"].shape, batch["label"], batch["index"]
+      ((2, 8, 8, 1), array([7, 5], dtype=int32), array([2, 0], dtype=int32))
+    """
+    read = [source[record] for record in records]
+    batch = {
+        "image": np.stack([record["image"] for record in read]),
+        "index": np.asarray(records, np.int32),
+        "replaced": np.array([record["replaced"] for record in read], bool),
+    }
+    if "label" in read[0]:
+        batch["label"] = np.array([record["label"] for record in read], np.int32)
+    return batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches(Iterable[Batch]):
+    """The batches of steps `start`, `start` + 1, ..., made ahead by Grain in threads or worker
+    processes.
+
+    The batch of a step is `batch_at` of that step, whatever `start`, `workers` and the number of
+    processes: to resume, start at the step to do next. Close the iterator (`iter(batches).close()`)
+      when leaving it before its end.
+
+    Args:
+      source: where records come from.
+      batch_size: rows of the global batch.
+      seed: >= 0, of the order.
+      process_index: which part of each batch this process gets, see `records_at`.
+      process_count: how many processes share a batch.
+      workers: worker processes; each gets a copy of the source and imports the main module anew
+        (guard a script with `if __name__ == "__main__":`). 0 reads in threads, which is enough
+        where decoding, which runs in parallel in threads, is most of the work, and best for sources
+        in memory.
+      start: first step.
+      steps: how many steps; None: no end.
+
+    Raises:
+      ValueError: if an argument is out of range, or the batch does not divide over the processes.
+
+    Example:
+      >>> from jaxcl.data import Digits
+      >>> batches = Batches(Digits().open(), batch_size=64, seed=0, start=1000, steps=2)
+      >>> [batch["image"].shape for batch in batches]
+      [(64, 8, 8, 1), (64, 8, 8, 1)]
+    """
+
+    source: Source
+    batch_size: int
+    seed: int = 0
+    process_index: int = 0
+    process_count: int = 1
+    workers: int = 0
+    start: int = 0
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        steps_per_epoch(len(self.source), self.batch_size)
+        _rows_per_process(self.batch_size, self.process_index, self.process_count)
+        for name in ("seed", "workers", "start", "steps"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"{name} {value} is negative: use 0 or more")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches in one pass over the source."""
+        return steps_per_epoch(len(self.source), self.batch_size)
+
+    def __iter__(self) -> "grain.DatasetIterator[Batch]":
+        make = functools.partial(
+            batch_at,
+            self.source,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            process_index=self.process_index,
+            process_count=self.process_count,
+        )
+        steps = _ENDLESS if self.steps is None else self.steps
+        return _make_ahead(make, self.start, self.start + steps, self.workers)
+
+
+def sequential_batches(
+    source: Source, batch_size: int, *, workers: int = 0
+) -> "grain.DatasetIterator[Batch]":
+    """All records once, in order, made ahead like `Batches`; the last batch may be short.
+
+    Args:
+      source: where records come from.
+      batch_size: rows of each batch but the last.
+      workers: as in `Batches`.
+
+    Raises:
+      ValueError: if batch_size is not positive.
+
+    Example:
+      >>> from jaxcl.data import Digits
+      >>> [len(batch["index"]) for batch in sequential_batches(Digits(split="test").open(), 128)]
+      [128, 128, 41]
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size {batch_size} is not positive")
+    make = functools.partial(_sequential_batch_at, source, batch_size=batch_size)
+    return _make_ahead(make, 0, -(-len(source) // batch_size), workers)
+
+
+def _sequential_batch_at(source: Source, step: int, *, batch_size: int) -> Batch:
+    start = step * batch_size
+    return read_batch(source, range(start, min(start + batch_size, len(source))))
+
+
+def _make_ahead(
+    make: Callable[[int], Batch], start: int, stop: int, workers: int
+) -> "grain.DatasetIterator[Batch]":
+    import grain
+    from absl import flags
+
+    # A thread makes a whole batch. Worker processes take steps in turns, one thread each.
+    threads = 1 if workers else min(4, os.cpu_count() or 1)
+    batches = grain.MapDataset.range(start, stop).map(make)
+    ahead = batches.to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+    )
+    if workers:
+        # Grain reads absl flags here, which fails in programs that parse none.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
+        options = grain.multiprocessing.MultiprocessingOptions(num_workers=workers)
+        ahead = ahead.mp_prefetch(options, worker_init_fn=_start_worker)
+    return iter(ahead)
+
+
+def _start_worker(worker: int, workers: int) -> None:
+    """Leaves Ctrl-C to the main process, which closes its workers; ends when that is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _rows_per_process(batch_size: int, process_index: int, process_count: int) -> int:
+    if not 0 <= process_index < process_count:
+        raise ValueError(
+            f"process_index {process_index} is not one of process_count {process_count} processes"
+        )
+    rows, rest = divmod(batch_size, process_count)
+    if rest:
+        below, above = rows * process_count, (rows + 1) * process_count
+        fits = f"{below} or {above}" if below else f"{above}"
+        raise ValueError(
+            f"batch_size {batch_size} does not divide over {process_count} processes: use {fits}"
+        )
+    return rows

@@ -1,0 +1,188 @@
+"""A folder of image files."""
+
+import dataclasses
+import errno
+import os
+from typing import Literal, get_args
+
+import numpy as np
+
+from jaxcl.data.decoding import (
+    UndecodableImage,
+    check_one_shape,
+    check_size_and_channels,
+    decode,
+    image_extensions,
+    read_or_next,
+)
+from jaxcl.data.source import Record, SourceConfig
+
+FolderLabels = Literal["none", "subfolders"]
+
+# Errors that belong to the one file, which is then replaced. Any other, such as a failing disk or
+# too many open files, must end the run: by replacing, what is read would depend on chance.
+_BAD_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP}
+
+
+class FolderSource:
+    """Image files as a source, each read when asked for; `Folder.open` makes it.
+
+    Args:
+      root: the folder.
+      names: paths of the files below it, with slashes.
+      labels: [N] integers, or None.
+      label_names: the name of each label, or None.
+      size: as in `Folder`.
+      channels: as in `Folder`.
+
+    Raises:
+      ValueError: if none of the first files can be read.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        names: list[str],
+        labels: np.ndarray | None,
+        label_names: tuple[str, ...] | None,
+        *,
+        size: int | None,
+        channels: int,
+    ):
+        self.names = names
+        self.labels = labels
+        self.label_names = label_names
+        self._root = root
+        self._size = size
+        self._channels = channels
+        # The first readable file sets the shape that every other must have.
+        image = read_or_next(0, len(names), self._read)["image"]
+        self.image_shape: tuple[int, int, int] = image.shape
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, record: int) -> Record:
+        return read_or_next(record, len(self), self._read_of_one_shape)
+
+    def _read_of_one_shape(self, record: int) -> Record:
+        found = self._read(record)
+        check_one_shape(found["image"], self.image_shape, self._path(record))
+        return found
+
+    def _read(self, record: int) -> Record:
+        path = self._path(record)
+        try:
+            with open(path, "rb") as file:
+                encoded = file.read()
+        except OSError as error:
+            if error.errno not in _BAD_FILE:
+                raise
+            raise UndecodableImage(f"{path} cannot be read: {error.strerror}") from error
+        image = decode(encoded, path, size=self._size, channels=self._channels)
+        found = Record(image=image, replaced=False)
+        if self.labels is not None:
+            found["label"] = self.labels[record]
+        return found
+
+    def _path(self, record: int) -> str:
+        return os.path.join(self._root, *self.names[record].split("/"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder(SourceConfig):
+    """Every image file in a folder and the folders below it, ordered by path.
+
+    Files count as images by the ending of their name (any format that Pillow decodes); hidden
+    files, hidden folders and all else are passed over. Links are followed, each folder is read
+    once. A file that does not decode is replaced by the next one that does, and its record says so.
+    """
+
+    path: str
+    """The folder."""
+
+    size: int | None = None
+    """Side in pixels of the images: the shorter side is resized to it (antialiased bilinear) and
+    the centre kept. None takes images as they are, which then must have one size."""
+
+    labels: FolderLabels = "none"
+    """What gives an image its label: with "subfolders" the folder directly below `path` that it is
+    in, numbered in sorted order."""
+
+    channels: Literal[1, 3] = 3
+    """1 converts to grey, 3 to RGB."""
+
+    def open(self) -> FolderSource:
+        """Lists the files and reads the first.
+
+        Raises:
+          FileNotFoundError: if there is no such folder.
+          ValueError: if it holds no image, none of the first is readable, or images that belong to
+            no subfolder.
+        """
+        check_size_and_channels(self.size, self.channels)
+        if self.labels not in get_args(FolderLabels):
+            raise ValueError(
+                f"labels {self.labels!r} is none of {', '.join(get_args(FolderLabels))}"
+            )
+        root = os.path.expanduser(self.path)
+        if not os.path.isdir(root):
+            raise FileNotFoundError(f"{root} is not a folder: give the path of a folder of images")
+        names = _list_images(root)
+        if not names:
+            raise ValueError(
+                f"{root} holds no image files: expected files with names like photo.jpg, "
+                "there or in folders below"
+            )
+        labels, label_names = None, None
+        if self.labels == "subfolders":
+            labels, label_names = _subfolder_labels(root, names)
+        return FolderSource(
+            root, names, labels, label_names, size=self.size, channels=self.channels
+        )
+
+
+def _list_images(root: str) -> list[str]:
+    """Sorted paths below `root`, with slashes, of the files named as images."""
+    extensions = image_extensions()
+    names = []
+    seen = set()  # of real folders, so that a link to a folder above does not go round for ever
+    pending = [""]
+    while pending:
+        prefix = pending.pop()
+        folder = os.path.join(root, prefix)
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        subfolders = []
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+                    subfolders.append(f"{prefix}{entry.name}/")
+                elif os.path.splitext(entry.name)[1].lower() in extensions and _is_file(entry):
+                    names.append(prefix + entry.name)
+        # Sorted, since of several ways to one folder the first counts.
+        pending += sorted(subfolders, reverse=True)
+    return sorted(names)
+
+
+def _is_file(entry: "os.DirEntry[str]") -> bool:
+    """Whether to read it: no pipe or socket, which would block; but a dangling link, to count it as
+    a bad file."""
+    if entry.is_symlink():
+        return os.path.isfile(entry.path) or not os.path.exists(entry.path)
+    return entry.is_file()
+
+
+def _subfolder_labels(root: str, names: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    loose = [name for name in names if "/" not in name]
+    if loose:
+        raise ValueError(
+            f"labels are subfolders, but {len(loose)} images lie directly in {root}, such as "
+            f"{loose[0]}: move them into subfolders, or set labels to none"
+        )
+    label_names, labels = np.unique([name.split("/")[0] for name in names], return_inverse=True)
+    return labels.astype(np.int32), tuple(str(name) for name in label_names)

@@ -1,0 +1,55 @@
+"""How good is a representation? Measures on plain arrays: features [N, D] and labels [N].
+
+Nothing here knows methods, training or data; every function is deterministic, seeded where it
+draws, and takes NumPy or JAX arrays.
+"""
+
+from jaxcl.evaluation.few_labels import FewLabels, label_efficiency, nearest_class_mean
+from jaxcl.evaluation.geometry import (
+    alignment,
+    dimension_std,
+    effective_rank,
+    rankme,
+    spread,
+    uniformity,
+)
+from jaxcl.evaluation.knn import knn_accuracy, knn_classify, knn_scores, nearest_neighbours
+from jaxcl.evaluation.linear import LinearClassifier, LinearProbe, fit_linear, linear_probe
+from jaxcl.evaluation.neighbours import neighbour_sheet
+from jaxcl.evaluation.report import (
+    Report,
+    Scores,
+    measure_representations,
+    report_cells,
+    report_markdown,
+    report_table,
+)
+from jaxcl.evaluation.retrieval import recall_at_k
+
+__all__ = [
+    "FewLabels",
+    "LinearClassifier",
+    "LinearProbe",
+    "Report",
+    "Scores",
+    "alignment",
+    "dimension_std",
+    "effective_rank",
+    "fit_linear",
+    "knn_accuracy",
+    "knn_classify",
+    "knn_scores",
+    "label_efficiency",
+    "linear_probe",
+    "measure_representations",
+    "nearest_class_mean",
+    "nearest_neighbours",
+    "neighbour_sheet",
+    "rankme",
+    "recall_at_k",
+    "report_cells",
+    "report_markdown",
+    "report_table",
+    "spread",
+    "uniformity",
+]

@@ -1,0 +1,105 @@
+"""Retrieval across two sets: how often a query's counterpart is among the k most alike."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxcl.evaluation.knn import nearest_neighbours
+from jaxcl.evaluation.validation import as_features, check_count
+
+Centre = Literal["none", "rows", "columns"]
+
+
+def recall_at_k(
+    queries: ArrayLike,
+    gallery: ArrayLike,
+    *,
+    ks: Sequence[int] = (1, 5, 10),
+    query_ids: ArrayLike | None = None,
+    gallery_ids: ArrayLike | None = None,
+    centre: Centre = "none",
+    block_size: int = 2048,
+) -> dict[int, float]:
+    """Recall at k: share of queries with a match among their k nearest of the gallery, by cosine.
+
+    Row i of the queries matches row i of the gallery; with ids, any gallery row of an equal id.
+    Equal similarities are ordered by gallery row, so that collapsed features score 1 / N at k = 1,
+    never more.
+
+    Args:
+      queries: [M, D].
+      gallery: [N, D]; N = M without ids.
+      ks: the k's, each from 1 to N.
+      query_ids: [M] integers or strings, with `gallery_ids`.
+      gallery_ids: [N].
+      centre: "rows" subtracts each example's own mean (for raw pixels: the cosine becomes Pearson's
+        correlation), "columns" each set's mean of every dimension (removes what sets two
+        modalities or domains apart), "none" nothing.
+      block_size: see `nearest_neighbours`.
+
+    Returns:
+      {k: share of queries, 0 to 1}.
+
+    Raises:
+      ValueError: if shapes do not fit, one kind of ids lacks, a query id is in no gallery row, or
+        an option is out of range.
+
+    Example:
+      >>> recall_at_k([[1.0, 0.0], [1.0, 0.1]], [[1.0, 0.2], [0.9, 0.1]], ks=(1, 2))
+      {1: 0.5, 2: 1.0}
+    """
+    kept = as_features("gallery", gallery)
+    probes = as_features("queries", queries, width=kept.shape[1])
+    probe_ids, kept_ids = _matching_ids(query_ids, gallery_ids, len(probes), len(kept))
+    if not ks:
+        raise ValueError("ks is empty, expected at least one k")
+    for k in ks:
+        check_count("k", k, most=len(kept), of="gallery rows")
+    nearest, _ = nearest_neighbours(
+        _centred(kept, centre), _centred(probes, centre), max(ks), block_size=block_size
+    )
+    matches = kept_ids[nearest] == probe_ids[:, None]  # [M, max(ks)]
+    return {int(k): float(matches[:, :k].any(axis=1).mean()) for k in ks}
+
+
+def _matching_ids(
+    query_ids: ArrayLike | None, gallery_ids: ArrayLike | None, queries: int, gallery: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ids given, or row numbers where none are."""
+    if query_ids is None and gallery_ids is None:
+        if queries != gallery:
+            raise ValueError(
+                f"{queries} queries and {gallery} gallery rows do not pair up row by row: "
+                "give query_ids and gallery_ids"
+            )
+        return np.arange(queries), np.arange(gallery)
+    if query_ids is None or gallery_ids is None:
+        raise ValueError("query_ids and gallery_ids belong together: give both or neither")
+    sides = (
+        ("query_ids", np.asarray(query_ids), queries),
+        (
+            "gallery_ids",
+            np.asarray(gallery_ids),
+            gallery,
+        ),
+    )
+    for name, ids, count in sides:
+        if ids.shape != (count,):
+            raise ValueError(f"{name} has shape {ids.shape}, expected ({count},)")
+    lost = ~np.isin(sides[0][1], sides[1][1])
+    if lost.any():
+        raise ValueError(
+            f"{lost.sum()} of {queries} query_ids are in no gallery row, the first is "
+            f"{sides[0][1][lost][0]!r}: no recall can count them, leave these queries out"
+        )
+    return sides[0][1], sides[1][1]
+
+
+def _centred(features: np.ndarray, centre: Centre) -> np.ndarray:
+    if centre == "none":
+        return features
+    if centre not in ("rows", "columns"):
+        raise ValueError(f'centre is {centre!r}, expected "none", "rows" or "columns"')
+    return features - features.mean(axis=1 if centre == "rows" else 0, keepdims=True)

@@ -1,0 +1,183 @@
+"""Softmax contrastive losses: the positive against the negatives."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxcl.losses.two_views import two_view_terms
+from jaxcl.similarity import (
+    AxisName,
+    axis_size,
+    gather_rows,
+    prepare,
+    row_numbers,
+    row_similarity,
+    similarity_logsumexp,
+)
+from jaxcl.similarity.checks import (
+    Scalar,
+    check_embeddings,
+    check_integers,
+    check_scalar,
+    check_where,
+)
+
+
+def _cross_entropy(positive: jax.Array, negatives: jax.Array, where: jax.Array | None) -> jax.Array:
+    """log(1 + exp(negatives - positive)): minus the log of the positive's share."""
+    loss = jax.nn.softplus(negatives - positive)
+    return loss if where is None else jnp.where(where, loss, 0)
+
+
+def _check_negatives(
+    negatives: jax.Array,
+    ids: jax.Array | None,
+    negative_ids: jax.Array | None,
+    sizes: dict[str, int],
+) -> tuple[jax.Array, jax.Array | None]:
+    if jnp.ndim(negatives) not in (2, 3):
+        raise ValueError(
+            f"negatives has shape {jnp.shape(negatives)}, expected [M, D] shared by all queries or "
+            "[N, M, D], one set for each"
+        )
+    axes = "M D" if jnp.ndim(negatives) == 2 else "N M D"
+    negatives = check_embeddings("negatives", negatives, axes, sizes)
+    if (ids is None) != (negative_ids is None):
+        raise ValueError(
+            "ids and negative_ids go together where negatives are given: "
+            f"{'ids' if ids is None else 'negative_ids'} is missing"
+        )
+    if negative_ids is not None:
+        shared = jnp.ndim(negative_ids) == 1
+        negative_ids = check_integers("negative_ids", negative_ids, "M" if shared else "N M", sizes)
+    return negatives, negative_ids
+
+
+def info_nce(
+    queries: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array | None = None,
+    *,
+    temperature: Scalar = 0.07,
+    similarity: str = "cosine",
+    axis_name: AxisName | None = None,
+    where: jax.Array | None = None,
+    ids: jax.Array | None = None,
+    negative_ids: jax.Array | None = None,
+) -> jax.Array:
+    """InfoNCE: each query against its positive and negatives (van den Oord et al., 2018, eq. 4).
+
+    With `negatives` a queue, MoCo's loss (He et al., 2020, eq. 1). With None, the loss over a batch
+    that SimCSE and MoCo v3 use, and one half of CLIP's.
+
+    Args:
+      queries: [N, D] embeddings; gradients flow into all three.
+      positives: [N, D]; row i matches query i.
+      negatives: [M, D] shared by all queries, [N, M, D] one set a query, or None: the other rows'
+        positives.
+      temperature: divides similarities; float or scalar array, > 0.
+      similarity: "cosine", or "dot" for embeddings that are normalized already.
+      axis_name: mapped axis whose other devices' positives are negatives too. Negatives that are
+        given are all there are: they are not gathered, so a shared queue is to be the same on every
+        device.
+      where: [N] bool, rows that count, or None: all.
+      ids: [N] integers; rows with equal ids are never each other's negatives.
+      negative_ids: the negatives' ids, [M], or [N, M] where they differ by query.
+
+    Returns:
+      [N] loss of each query, in nats; 0 where `where` is False or nothing is left as a negative.
+      The paper's loss is its mean.
+
+    Raises:
+      ValueError: if shapes disagree, temperature <= 0, similarity or axis name are unknown, or only
+        one of `ids` and `negative_ids` is there beside negatives.
+      TypeError: if embeddings are not floating point, ids not integers or `where` not bool.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> queries = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+      >>> print(info_nce(queries, queries, temperature=1.0))  # log(1 + exp(0 - 1))
+      [0.3132617 0.3132617]
+    """
+    sizes: dict[str, int] = {}
+    queries = check_embeddings("queries", queries, "N D", sizes)
+    positives = check_embeddings("positives", positives, "N D", sizes)
+    check_scalar("temperature", temperature, above=0)
+    where = check_where(where, sizes)
+    if ids is not None:
+        ids = check_integers("ids", ids, "N", sizes)
+    queries = prepare(queries, similarity, where)
+    positives = prepare(positives, similarity, where)
+
+    key_where = None
+    if negatives is None:
+        if negative_ids is not None:
+            raise ValueError("negative_ids came without negatives: the other rows' ids are `ids`")
+        ids = row_numbers(sizes["N"], axis_name) if ids is None else ids
+        negatives = gather_rows(positives, axis_name)
+        negative_ids = gather_rows(ids, axis_name)
+        key_where = None if where is None else gather_rows(where, axis_name)
+    else:
+        axis_size(axis_name)  # nothing to gather, but a name that is not mapped is still an error
+        negatives, negative_ids = _check_negatives(negatives, ids, negative_ids, sizes)
+        negatives = prepare(negatives, similarity, where if negatives.ndim == 3 else None)
+
+    positive = row_similarity(queries, positives) / temperature
+    normalizer = similarity_logsumexp(
+        queries,
+        negatives,
+        temperature=temperature,
+        query_ids=ids,
+        key_ids=negative_ids,
+        key_where=key_where,
+    )
+    return _cross_entropy(positive, normalizer, where)
+
+
+def nt_xent(
+    z0: jax.Array,
+    z1: jax.Array,
+    *,
+    temperature: Scalar = 0.5,
+    similarity: str = "cosine",
+    axis_name: AxisName | None = None,
+    where: jax.Array | None = None,
+    ids: jax.Array | None = None,
+) -> jax.Array:
+    """NT-Xent, SimCLR's loss: both views of every row are anchors (Chen et al., 2020, eq. 1).
+
+    Each anchor's positive is its row's other view; its negatives are both views of all other rows.
+
+    Args:
+      z0: [N, D] embeddings of one view; gradients flow into both.
+      z1: [N, D] of the other; row i shows what row i of z0 shows.
+      temperature: divides similarities; float or scalar array, > 0.
+      similarity: "cosine", or "dot" for embeddings that are normalized already.
+      axis_name: mapped axis whose other devices' rows are negatives too.
+      where: [N] bool, rows that count, or None: all.
+      ids: [N] integers; rows with equal ids are never each other's negatives.
+
+    Returns:
+      [2N] loss of each anchor, z0's first, in nats; 0 where `where` is False or an anchor has no
+      negatives. The paper's loss is its mean.
+
+    Raises:
+      ValueError: if shapes disagree, temperature <= 0, similarity or axis name are unknown.
+      TypeError: if embeddings are not floating point, ids not integers or `where` not bool.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> views = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+      >>> print(nt_xent(views, views, temperature=1.0))  # log(1 + 2 exp(0 - 1))
+      [0.5514447 0.5514447 0.5514447 0.5514447]
+    """
+    terms = two_view_terms(
+        z0,
+        z1,
+        temperature=temperature,
+        similarity=similarity,
+        axis_name=axis_name,
+        where=where,
+        ids=ids,
+    )
+    positive = jnp.tile(terms.similarity / temperature, 2)
+    return _cross_entropy(positive, terms.negatives, jnp.tile(terms.where, 2))

@@ -1,0 +1,144 @@
+"""What every method offers: the protocol between a method and whoever trains it."""
+
+import abc
+import dataclasses
+from typing import Any, TypeAlias
+
+import flax.linen as nn
+import jax
+
+from jaxcl.methods.networks import forward
+
+Params: TypeAlias = dict[str, Any]
+"""Parameters by network: `encoder`, `projector`, `predictor`."""
+Metrics: TypeAlias = dict[str, jax.Array]
+"""Scalars of one step, by name."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """What a method sees of a batch: its views, and which examples they come from."""
+
+    views: tuple[jax.Array, ...]
+    """Each [N, ...]; row i of every view comes from the same example."""
+    index: jax.Array | None = None
+    """[N] integers, the number of each example in the data set; a bank is addressed by it."""
+    label: jax.Array | None = None
+    """[N] integers, for supervised methods."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Method(abc.ABC):
+    """A contrastive method: hyper-parameters, and pure functions from state to state.
+
+    One step is `represent` (every call of a network), `objective` (everything from embeddings to
+    the scalar), a gradient step on `params`, and `end_step`. `state` holds what the optimizer does
+    not touch: batch statistics, target networks, memory.
+    """
+
+    encoder: nn.Module
+    """Maps a view to features, called as encoder(view, train=..., axis_name=...)."""
+
+    @abc.abstractmethod
+    def init(self, key: jax.Array, batch: Batch) -> tuple[Params, Any]:
+        """Makes parameters and state for views of the shapes in `batch`."""
+
+    @abc.abstractmethod
+    def represent(
+        self,
+        params: Params,
+        state: Any,
+        batch: Batch,
+        *,
+        key: jax.Array,
+        axis_name: str | None = None,
+    ) -> tuple[Any, Any]:
+        """Maps the views to embeddings.
+
+        Args:
+          params: parameters; gradients flow.
+          state: the method's state.
+          batch: this device's views.
+          key: the step's randomness, the same on every device.
+          axis_name: mapped axis of the devices.
+
+        Returns:
+          Embeddings (a tuple of [N, D] arrays, the online network's first) and the new state.
+        """
+
+    @abc.abstractmethod
+    def objective(
+        self,
+        params: Params,
+        state: Any,
+        embeddings: Any,
+        batch: Batch,
+        *,
+        progress: jax.Array | float,
+        axis_name: str | None = None,
+    ) -> tuple[jax.Array, Any, Metrics]:
+        """Maps embeddings to this device's mean loss, the new state, and metrics.
+
+        `pmean` over devices of the loss, and of its gradient, is that of the global batch.
+        `progress` is the share of training done, 0 to 1.
+        """
+
+    def end_step(self, params: Params, state: Any, *, progress: jax.Array | float) -> Any:
+        """State after the optimizer's update; momentum encoders move here."""
+        del params, progress
+        return state
+
+    def embed(self, params: Params, state: Any, inputs: jax.Array) -> jax.Array:
+        """Features [N, F] of `inputs`, not augmented, as evaluation and transfer use them."""
+        features, _ = forward({"encoder": self.encoder}, params, state.batch_stats, inputs)
+        return features
+
+    def check(self, *, batch_size: int, examples: int) -> list[str]:
+        """Compares the method's sizes with the experiment's, before anything is compiled.
+
+        Returns:
+          What is allowed but probably not meant, in words.
+
+        Raises:
+          ValueError: where the sizes cannot work.
+        """
+        del batch_size, examples
+        return []
+
+    def loss(
+        self,
+        params: Params,
+        state: Any,
+        batch: Batch,
+        *,
+        key: jax.Array,
+        progress: jax.Array | float = 0.0,
+        axis_name: str | None = None,
+    ) -> tuple[jax.Array, tuple[Any, Metrics]]:
+        """`represent` and `objective` in one, shaped for `jax.value_and_grad(..., has_aux=True)`.
+
+        Returns:
+          The loss, and the new state with the metrics.
+        """
+        embeddings, state = self.represent(params, state, batch, key=key, axis_name=axis_name)
+        loss, state, metrics = self.objective(
+            params, state, embeddings, batch, progress=progress, axis_name=axis_name
+        )
+        return loss, (state, metrics)
+
+
+def two_views(batch: Batch, method: Method) -> tuple[jax.Array, jax.Array]:
+    """The two views of a batch; a clear error where there are not two."""
+    if len(batch.views) != 2:
+        raise ValueError(
+            f"{type(method).__name__} contrasts two views; the batch has {len(batch.views)}"
+        )
+    return batch.views[0], batch.views[1]
+
+
+def check_positive(method: Method, **values: Any) -> None:
+    """Raises where a hyper-parameter is not positive; arrays under a trace pass."""
+    for name, value in values.items():
+        if isinstance(value, int | float) and not value > 0:
+            raise ValueError(f"{type(method).__name__}: {name} must be positive, got {value}")

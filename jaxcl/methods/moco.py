@@ -1,0 +1,248 @@
+"""Momentum contrast: a queue of keys from a slowly moving encoder (v1, v2), and without it (v3)."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxcl import memory
+from jaxcl.losses import info_nce
+from jaxcl.methods.health import contrast_health, spread_health
+from jaxcl.methods.method import Batch, Method, Metrics, Params, check_positive, two_views
+from jaxcl.methods.networks import chain, forward, init_networks
+from jaxcl.methods.schedules import Cosine, value_at
+from jaxcl.methods.shuffle import shuffle_rows, unshuffle_rows
+from jaxcl.methods.target import move_target, start_target
+from jaxcl.similarity import gather_rows, l2_normalize, row_numbers
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class MoCoState:
+    """State of MoCo v1 and v2."""
+
+    batch_stats: dict[str, Any]
+    target_params: dict[str, Any]
+    target_batch_stats: dict[str, Any]
+    queue: memory.Queue
+
+
+@dataclasses.dataclass(frozen=True)
+class MoCo(Method):
+    """MoCo v1 (He et al., 2020, algorithm 1) and v2 (Chen, Fan, Girshick & He, 2020).
+
+    The two differ in projector, temperature and views only: v1 has `moco_v1_projector` and
+    temperature 0.07, v2 `moco_v2_projector` and 0.2. Batch statistics leak which key belongs to
+    which query unless encoders have `batch_norm_groups` of at least 2 on one device (or 1 on
+    several) and keys are shuffled; `shuffle` does that.
+    """
+
+    encoder: nn.Module
+    """Maps a view to features."""
+    projector: nn.Module | None = None
+    """Maps features to embeddings; None: the features are the embeddings."""
+    temperature: float = 0.2
+    """Divides similarities; > 0."""
+    queue_size: int = 65536
+    """Keys of past batches that serve as negatives."""
+    momentum: float | Cosine = 0.999
+    """Share of itself that the key encoder keeps at each step, 0 to 1."""
+    shuffle: bool = True
+    """Encode keys in another order than queries, so that their batch statistics differ."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, temperature=self.temperature, queue_size=self.queue_size)
+
+    def init(self, key: jax.Array, batch: Batch) -> tuple[Params, MoCoState]:
+        network_key, queue_key = jax.random.split(key)
+        params, batch_stats, outputs = init_networks(self._networks, network_key, batch.views[0])
+        return params, MoCoState(
+            batch_stats=batch_stats,
+            target_params=start_target(params),
+            target_batch_stats=start_target(batch_stats),
+            queue=memory.init_queue(queue_key, self.queue_size, outputs.shape[-1]),
+        )
+
+    def represent(
+        self,
+        params: Params,
+        state: MoCoState,
+        batch: Batch,
+        *,
+        key: jax.Array,
+        axis_name: str | None = None,
+    ) -> tuple[tuple[jax.Array, jax.Array], MoCoState]:
+        query_view, key_view = two_views(batch, self)
+        queries, batch_stats = forward(
+            self._networks, params, state.batch_stats, query_view, train=True, axis_name=axis_name
+        )
+        if self.shuffle:
+            key_view = shuffle_rows(key, key_view, axis_name)
+        keys, target_batch_stats = forward(
+            self._networks,
+            state.target_params,
+            state.target_batch_stats,
+            key_view,
+            train=True,
+            axis_name=axis_name,
+        )
+        if self.shuffle:
+            keys = unshuffle_rows(key, keys, axis_name)
+        keys = jax.lax.stop_gradient(l2_normalize(keys))
+        state = dataclasses.replace(
+            state, batch_stats=batch_stats, target_batch_stats=target_batch_stats
+        )
+        return (queries, keys), state
+
+    def objective(
+        self,
+        params: Params,
+        state: MoCoState,
+        embeddings: tuple[jax.Array, jax.Array],
+        batch: Batch,
+        *,
+        progress: jax.Array | float,
+        axis_name: str | None = None,
+    ) -> tuple[jax.Array, MoCoState, Metrics]:
+        queries, keys = embeddings
+        negatives = state.queue.embeddings
+        losses = info_nce(queries, keys, negatives, temperature=self.temperature)
+        metrics = contrast_health(queries, keys, negatives) | spread_health(queries, axis_name)
+        queue = memory.enqueue(state.queue, keys, axis_name=axis_name)
+        return losses.mean(), dataclasses.replace(state, queue=queue), metrics
+
+    def end_step(
+        self, params: Params, state: MoCoState, *, progress: jax.Array | float
+    ) -> MoCoState:
+        momentum = value_at(self.momentum, progress)
+        return dataclasses.replace(
+            state, target_params=move_target(state.target_params, params, momentum)
+        )
+
+    def check(self, *, batch_size: int, examples: int) -> list[str]:
+        if self.queue_size < batch_size:
+            raise ValueError(
+                f"queue_size {self.queue_size} is smaller than batch_size {batch_size}: keys would "
+                f"leave before they serve. Set method.queue_size to at least {batch_size}"
+            )
+        if self.queue_size > examples:
+            return [
+                f"queue_size {self.queue_size} is larger than the data set ({examples} examples): "
+                "a picture's own old keys are among its negatives"
+            ]
+        return []
+
+    @property
+    def _networks(self) -> dict[str, nn.Module]:
+        return chain(encoder=self.encoder, projector=self.projector)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class MoCoV3State:
+    """State of MoCo v3."""
+
+    batch_stats: dict[str, Any]
+    target_params: dict[str, Any]
+    target_batch_stats: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class MoCoV3(Method):
+    """MoCo v3 (Chen, Xie & He, 2021, algorithm 1): in-batch negatives, a predictor, no queue.
+
+    The loss is symmetric over the views and multiplied by 2 * temperature, as in the algorithm.
+    """
+
+    encoder: nn.Module
+    """Maps a view to features."""
+    projector: nn.Module | None = None
+    """Maps features to embeddings; None: the features are the embeddings."""
+    predictor: nn.Module | None = None
+    """Maps the online network's embeddings to queries; None: they are the queries."""
+    temperature: float = 1.0
+    """Divides similarities; > 0. The paper has 1.0 for ResNet-50, 0.2 for ViT."""
+    momentum: float | Cosine = Cosine(0.99, 1.0)
+    """Share of itself that the target keeps at each step, 0 to 1."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, temperature=self.temperature)
+
+    def init(self, key: jax.Array, batch: Batch) -> tuple[Params, MoCoV3State]:
+        networks = self._target_networks | chain(predictor=self.predictor)
+        params, batch_stats, _ = init_networks(networks, key, batch.views[0])
+        return params, MoCoV3State(
+            batch_stats=batch_stats,
+            target_params=start_target(self._target_part(params)),
+            target_batch_stats=start_target(self._target_part(batch_stats)),
+        )
+
+    def represent(
+        self,
+        params: Params,
+        state: MoCoV3State,
+        batch: Batch,
+        *,
+        key: jax.Array,
+        axis_name: str | None = None,
+    ) -> tuple[tuple[jax.Array, ...], MoCoV3State]:
+        online = self._target_networks | chain(predictor=self.predictor)
+        batch_stats, target_batch_stats = state.batch_stats, state.target_batch_stats
+        queries, keys = [], []
+        for view in two_views(batch, self):
+            query, batch_stats = forward(
+                online, params, batch_stats, view, train=True, axis_name=axis_name
+            )
+            key_, target_batch_stats = forward(
+                self._target_networks,
+                state.target_params,
+                target_batch_stats,
+                view,
+                train=True,
+                axis_name=axis_name,
+            )
+            queries.append(query)
+            keys.append(jax.lax.stop_gradient(key_))
+        state = dataclasses.replace(
+            state, batch_stats=batch_stats, target_batch_stats=target_batch_stats
+        )
+        return (*queries, *keys), state
+
+    def objective(
+        self,
+        params: Params,
+        state: MoCoV3State,
+        embeddings: tuple[jax.Array, ...],
+        batch: Batch,
+        *,
+        progress: jax.Array | float,
+        axis_name: str | None = None,
+    ) -> tuple[jax.Array, MoCoV3State, Metrics]:
+        queries0, queries1, keys0, keys1 = embeddings
+        options: dict[str, Any] = {"temperature": self.temperature, "axis_name": axis_name}
+        losses = info_nce(queries0, keys1, **options) + info_nce(queries1, keys0, **options)
+        loss = 2 * self.temperature * losses.mean()
+        candidates = gather_rows(keys1, axis_name)
+        own = row_numbers(queries0.shape[0], axis_name)
+        is_negative = own[:, None] != jnp.arange(candidates.shape[0])
+        metrics = contrast_health(queries0, keys1, candidates, is_negative)
+        metrics["chance_loss"] *= 4 * self.temperature
+        return loss, state, metrics | spread_health(queries0, axis_name)
+
+    def end_step(
+        self, params: Params, state: MoCoV3State, *, progress: jax.Array | float
+    ) -> MoCoV3State:
+        momentum = value_at(self.momentum, progress)
+        online = self._target_part(params)
+        return dataclasses.replace(
+            state, target_params=move_target(state.target_params, online, momentum)
+        )
+
+    @property
+    def _target_networks(self) -> dict[str, nn.Module]:
+        return chain(encoder=self.encoder, projector=self.projector)
+
+    def _target_part(self, by_network: dict[str, Any]) -> dict[str, Any]:
+        return {name: by_network[name] for name in self._target_networks}

@@ -1,0 +1,72 @@
+"""Networks in a row over plain dictionaries: one entry of parameters and statistics for each."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def chain(**modules: nn.Module | None) -> dict[str, nn.Module]:
+    """The networks that exist, in order: `chain(encoder=..., projector=None)` has one."""
+    return {name: module for name, module in modules.items() if module is not None}
+
+
+def init_networks(
+    modules: Mapping[str, nn.Module], key: jax.Array, inputs: jax.Array
+) -> tuple[dict[str, Any], dict[str, Any], jax.Array]:
+    """Initializes networks that feed one another.
+
+    Args:
+      modules: networks by name, in order.
+      key: a key for all of them.
+      inputs: [N, ...] inputs of the first.
+
+    Returns:
+      Parameters and batch statistics by name, and the last one's outputs for the first input
+      [1, D], whose shape tells what follows.
+    """
+    params, batch_stats = {}, {}
+    outputs = jnp.asarray(inputs[:1])
+    for position, (name, module) in enumerate(modules.items()):
+        init = jax.jit(module.init_with_output)
+        outputs, variables = init(jax.random.fold_in(key, position), outputs)
+        params[name] = variables.get("params", {})
+        batch_stats[name] = variables.get("batch_stats", {})
+    return params, batch_stats, outputs
+
+
+def forward(
+    modules: Mapping[str, nn.Module],
+    params: Mapping[str, Any],
+    batch_stats: Mapping[str, Any],
+    inputs: jax.Array,
+    *,
+    train: bool = False,
+    axis_name: str | None = None,
+) -> tuple[jax.Array, dict[str, Any]]:
+    """Applies networks in a row.
+
+    Args:
+      modules: networks by name, in order.
+      params: parameters by name; names of other networks are allowed.
+      batch_stats: batch statistics by name, likewise.
+      inputs: [N, ...] inputs of the first.
+      train: use the batch's statistics and update the running ones.
+      axis_name: mapped axis that batch statistics cross.
+
+    Returns:
+      [N, D] outputs of the last, and all batch statistics.
+    """
+    outputs, batch_stats = inputs, dict(batch_stats)
+    for name, module in modules.items():
+        variables = {"params": params[name], "batch_stats": batch_stats[name]}
+        if train:
+            outputs, updated = module.apply(
+                variables, outputs, train=True, axis_name=axis_name, mutable=["batch_stats"]
+            )
+            batch_stats[name] = updated.get("batch_stats", {})
+        else:
+            outputs = jnp.asarray(module.apply(variables, outputs, train=False))
+    return outputs, batch_stats

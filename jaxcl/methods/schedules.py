@@ -1,0 +1,30 @@
+"""Hyper-parameters that change with the progress of training."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class Cosine:
+    """From `start` to `end` along half a cosine.
+
+    Example:
+      >>> float(Cosine(0.99, 1.0)(0.5))
+      0.995
+    """
+
+    start: float
+    """Value at the beginning of training."""
+    end: float
+    """Value at its end."""
+
+    def __call__(self, progress: jax.Array | float) -> jax.Array:
+        """The value at `progress`, the share of training done (0 to 1)."""
+        return self.end - (self.end - self.start) * (jnp.cos(jnp.pi * progress) + 1) / 2
+
+
+def value_at(value: float | Cosine, progress: jax.Array | float) -> jax.Array | float:
+    """A constant as it is, a schedule at `progress`."""
+    return value(progress) if isinstance(value, Cosine) else value

@@ -1,0 +1,159 @@
+"""Argument checks made while tracing: errors name the argument, what came and what was expected."""
+
+import difflib
+import math
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Scalar = float | jax.Array
+"""A Python float, or a scalar array that may be traced."""
+
+
+def check_shape(name: str, value: jax.Array, axes: str, sizes: dict[str, int]) -> None:
+    """Compares a shape with named axes, and remembers the size of each name that is new.
+
+    Args:
+      name: the argument's name, for the message.
+      value: the array.
+      axes: the axes' names, as in "N D".
+      sizes: sizes already bound to names; the new ones are added.
+
+    Raises:
+      ValueError: if the rank differs, or an axis differs from the size its name is bound to.
+    """
+    names = axes.split()
+    bound = {axis: sizes[axis] for axis in names if axis in sizes}
+    shape = dict(zip(names, value.shape, strict=False))
+    if value.ndim != len(names) or any(shape[axis] != size for axis, size in bound.items()):
+        wanted = " and ".join(f"{axis} = {size}" for axis, size in bound.items())
+        raise ValueError(
+            f"{name} has shape {value.shape}, expected [{', '.join(names)}]"
+            + (f" with {wanted} as in the arguments before it" if wanted else "")
+        )
+    sizes.update(shape)
+
+
+def check_embeddings(name: str, value: jax.Array, axes: str, sizes: dict[str, int]) -> jax.Array:
+    """Returns `value` as an array, known to be floating point and of the named axes.
+
+    Args:
+      name: the argument's name, for the message.
+      value: the embeddings.
+      axes: the axes' names, as in "N D".
+      sizes: as in `check_shape`.
+
+    Returns:
+      `value` as a jax array.
+
+    Raises:
+      TypeError: if it holds anything but real floating point numbers.
+      ValueError: as `check_shape`.
+    """
+    value = jnp.asarray(value)
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise TypeError(
+            f"{name} has dtype {value.dtype}, expected floating point: convert it, for example "
+            "with .astype(jnp.float32)"
+        )
+    check_shape(name, value, axes, sizes)
+    return value
+
+
+def check_integers(name: str, value: jax.Array, axes: str, sizes: dict[str, int]) -> jax.Array:
+    """Returns `value` as an array, known to hold integers and to be of the named axes.
+
+    Args:
+      name: the argument's name, for the message.
+      value: labels, ids or row numbers.
+      axes: the axes' names, as in "N".
+      sizes: as in `check_shape`.
+
+    Returns:
+      `value` as a jax array.
+
+    Raises:
+      TypeError: if it holds anything but integers.
+      ValueError: as `check_shape`.
+    """
+    value = jnp.asarray(value)
+    if not jnp.issubdtype(value.dtype, jnp.integer):
+        raise TypeError(f"{name} has dtype {value.dtype}, expected integers")
+    check_shape(name, value, axes, sizes)
+    return value
+
+
+def check_where(value: jax.Array | None, sizes: dict[str, int]) -> jax.Array | None:
+    """Returns `where` as a boolean array `[N]`, or None.
+
+    Args:
+      value: the `where` argument of a loss.
+      sizes: as in `check_shape`; holds N.
+
+    Returns:
+      `value` as a jax array, or None.
+
+    Raises:
+      TypeError: if it is not boolean.
+      ValueError: as `check_shape`.
+    """
+    if value is None:
+        return None
+    value = jnp.asarray(value)
+    if value.dtype != jnp.bool_:
+        raise TypeError(f"where has dtype {value.dtype}, expected bool: rows that count are True")
+    check_shape("where", value, "N", sizes)
+    return value
+
+
+def check_scalar(
+    name: str,
+    value: Scalar,
+    *,
+    above: float = -math.inf,
+    at_least: float = -math.inf,
+    at_most: float = math.inf,
+) -> None:
+    """Checks a hyper-parameter: a scalar, and within bounds where its value is known while tracing.
+
+    Args:
+      name: the argument's name, for the message.
+      value: a number, or a scalar array, traced or not. Only the value of Python and NumPy numbers
+        is looked at: to look at an array's would wait for the device.
+      above: bound that it must exceed.
+      at_least: bound that it may equal.
+      at_most: bound that it may equal.
+
+    Raises:
+      ValueError: if it has axes, or its value is known and outside the bounds.
+    """
+    if jnp.ndim(value) != 0:
+        raise ValueError(f"{name} has shape {jnp.shape(value)}, expected a scalar")
+    known = isinstance(value, int | float | np.generic | np.ndarray)
+    if known and not (value > above and at_least <= value <= at_most):
+        bounds = {"above": above, "at least": at_least, "at most": at_most}
+        wanted = [f"{word} {bound:g}" for word, bound in bounds.items() if math.isfinite(bound)]
+        raise ValueError(f"{name} is {value}, expected {' and '.join(wanted) or 'a number'}")
+
+
+def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    """Checks that an option is one of those there are.
+
+    Args:
+      name: the argument's name, for the message.
+      value: the option given.
+      choices: those there are.
+
+    Raises:
+      ValueError: if it is not among them; the nearest is suggested.
+    """
+    choices = list(choices)
+    if value in choices:
+        return
+    nearest = difflib.get_close_matches(str(value), choices, n=1)
+    raise ValueError(
+        f"{name} is {value!r}, expected one of {', '.join(map(repr, choices))}"
+        + (f": did you mean {nearest[0]!r}?" if nearest else "")
+    )

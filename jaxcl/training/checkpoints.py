@@ -1,0 +1,251 @@
+"""Checkpoints: orbax writes the arrays; a manifest with a digest of each says whether they hold."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_dtypes  # noqa: F401  (registers bfloat16 with NumPy's dtype names)
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jaxcl.training.errors import UserError
+
+_MANIFEST = "manifest.json"
+_ARRAYS = "arrays"
+
+
+class CheckpointError(OSError):
+    """A checkpoint could not be written or read; the message says which and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A state read back."""
+
+    step: int
+    state: Any
+    passed_over: tuple[str, ...]
+    """Newer checkpoints that did not hold, and why, a line each."""
+
+
+class Checkpoints:
+    """The checkpoints of one run, written in the background.
+
+    Each is a folder named by its step, with the arrays as orbax writes them and a manifest of their
+    types, shapes and sha256, written last. One without a whole manifest does not count.
+    """
+
+    def __init__(self, folder: Path, *, keep_last: int = 2, keep_every: int | None = None) -> None:
+        self._folder = folder.absolute()
+        self._keep_last = keep_last
+        self._keep_every = keep_every
+        self._saving: tuple[int, dict[str, np.ndarray]] | None = None
+        self._writer: ocp.AsyncCheckpointer | None = None
+
+    def save(self, step: int, state: Any) -> None:
+        """Copies `state` from the devices and writes it in the background.
+
+        Waits for the checkpoint before it, if that is still being written.
+
+        Raises:
+          CheckpointError: if that one, or the start of this one, failed.
+        """
+        self.wait()
+        arrays = {name: np.array(leaf) for name, leaf in name_leaves(state).items()}
+        folder = self._folder / f"{step:08d}"
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            if self._writer is None:
+                self._writer = ocp.AsyncCheckpointer(
+                    ocp.StandardCheckpointHandler(),
+                    async_options=ocp.options.AsyncOptions(post_finalization_callback=self._finish),
+                )
+            self._saving = (step, arrays)
+            self._writer.save(folder / _ARRAYS, args=ocp.args.StandardSave(_without_empty(arrays)))
+        except (OSError, ValueError, RuntimeError) as error:
+            raise self._failure(step, error) from error
+
+    def wait(self) -> None:
+        """Waits until nothing is being written.
+
+        Raises:
+          CheckpointError: if writing failed.
+        """
+        if self._writer is None or self._saving is None:
+            return
+        step = self._saving[0]
+        try:
+            self._writer.wait_until_finished()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise self._failure(step, error) from error
+        finally:
+            self._saving = None
+
+    def close(self) -> None:
+        """Waits, and ends the background threads."""
+        try:
+            self.wait()
+        finally:
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+
+    def steps(self) -> list[int]:
+        """Steps that have a manifest, ascending; whether they hold is seen on reading."""
+        return sorted(
+            int(manifest.parent.name)
+            for manifest in self._folder.glob(f"*/{_MANIFEST}")
+            if manifest.parent.name.isdigit()
+        )
+
+    def restore(self, target: Any) -> Restored | None:
+        """The newest checkpoint whose digests hold.
+
+        Args:
+          target: a state of the same structure; its values are not looked at.
+
+        Returns:
+          The state as host arrays, or None if no checkpoint exists.
+
+        Raises:
+          CheckpointError: if some exist and none holds.
+          UserError: if the newest one that holds is of another structure, naming what differs.
+        """
+        passed_over: list[str] = []
+        for step in reversed(self.steps()):
+            try:
+                arrays = self._read(step)
+            except CheckpointError as error:
+                passed_over.append(str(error))
+                continue
+            return Restored(step, _fill(target, arrays, step), tuple(passed_over))
+        if passed_over:
+            raise CheckpointError(
+                f"no checkpoint in {self._folder} holds: " + "; ".join(passed_over)
+            )
+        return None
+
+    def _read(self, step: int) -> dict[str, np.ndarray]:
+        folder = self._folder / f"{step:08d}"
+        link = next((path for path in (folder, *folder.rglob("*")) if path.is_symlink()), None)
+        if link is not None:
+            raise CheckpointError(f"step {step}: {link.name} is a link, which is not followed")
+        try:
+            manifest = json.loads((folder / _MANIFEST).read_text())
+            entries = manifest["arrays"]
+            empty = {
+                name: np.zeros(entry["shape"], np.dtype(entry["dtype"]))
+                for name, entry in entries.items()
+            }
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"step {step}: its manifest is damaged ({error})") from error
+        try:
+            with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+                arrays = reader.restore(
+                    folder / _ARRAYS, args=ocp.args.StandardRestore(_without_empty(empty))
+                )
+        except Exception as error:  # whatever damaged bytes make orbax and tensorstore raise
+            reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+            raise CheckpointError(f"step {step}: its arrays do not read ({reason})") from error
+        arrays = empty | arrays
+        for name, entry in entries.items():
+            if _digest(arrays[name]) != entry["sha256"]:
+                raise CheckpointError(f"step {step}: the digest of {name} does not match")
+        return arrays
+
+    def _finish(self) -> None:
+        """Runs in orbax's background thread once its arrays are in place."""
+        if self._saving is None:
+            return
+        step, arrays = self._saving
+        entries = {
+            name: {
+                "dtype": array.dtype.name,
+                "shape": list(array.shape),
+                "sha256": _digest(array),
+            }
+            for name, array in arrays.items()
+        }
+        write_durably(
+            self._folder / f"{step:08d}" / _MANIFEST,
+            json.dumps({"step": step, "arrays": entries}, indent=1),
+        )
+        self._prune()
+
+    def _prune(self) -> None:
+        steps = self.steps()
+        for step in steps[: -self._keep_last]:
+            if self._keep_every is None or step % self._keep_every:
+                folder = self._folder / f"{step:08d}"
+                (folder / _MANIFEST).unlink()  # first, so that a half-removed one does not count
+                shutil.rmtree(folder)
+
+    def _failure(self, step: int, error: Exception) -> CheckpointError:
+        kept = self.steps()
+        newest = f"step {kept[-1]} is the newest kept" if kept else "none was kept before"
+        reason = next((line for line in str(error).splitlines() if line), type(error).__name__)
+        return CheckpointError(
+            f"cannot write the checkpoint of step {step} below {self._folder} ({reason[:200]}); "
+            f"{newest}. Free some disk or mend the permissions, then resume the run"
+        )
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Replaces a file so that a crash leaves the old one or the new one, whole."""
+    temporary = path.with_name(path.name + ".writing")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def name_leaves(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their path, such as `params/encoder/conv1/kernel`."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {_path_name(path): leaf for path, leaf in leaves}
+
+
+def _path_name(path: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _fill(target: Any, arrays: Mapping[str, np.ndarray], step: int) -> Any:
+    """`target` with the arrays in place of its leaves."""
+    wanted = name_leaves(target)
+    problems = [f"{name} is missing" for name in wanted.keys() - arrays.keys()]
+    problems += [f"{name} is not expected" for name in arrays.keys() - wanted.keys()]
+    problems += [
+        f"{name} has shape {arrays[name].shape}, expected {tuple(leaf.shape)}"
+        for name, leaf in wanted.items()
+        if name in arrays and arrays[name].shape != tuple(leaf.shape)
+    ]
+    if problems:
+        more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise UserError(
+            f"the checkpoint of step {step} is of another experiment: "
+            + "; ".join(sorted(problems)[:3])
+            + more
+        )
+    return jax.tree_util.tree_map_with_path(lambda path, _: arrays[_path_name(path)], target)
+
+
+def _without_empty(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Orbax does not write arrays without elements; the manifest alone holds those."""
+    return {name: array for name, array in arrays.items() if array.size}
+
+
+def _digest(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()

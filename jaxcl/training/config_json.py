@@ -1,0 +1,99 @@
+"""Experiments as JSON data and back, by name among jaxcl's own classes: nothing is executed."""
+
+import dataclasses
+import importlib
+import inspect
+from typing import Any
+
+from jaxcl.training.experiment import Experiment
+
+_CLASS = "class"
+_HIDDEN = ("parent", "name")  # what flax adds to the fields of every module
+
+
+def to_data(value: Any) -> Any:
+    """A tree of dataclasses as dictionaries, lists and plain values.
+
+    Raises:
+      TypeError: for a value that JSON cannot hold, naming its type.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        kind = type(value)
+        fields = {name: to_data(getattr(value, name)) for name in config_fields(value)}
+        return {_CLASS: f"{kind.__module__}.{kind.__qualname__}", **fields}
+    if isinstance(value, tuple | list):
+        return [to_data(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"an experiment holds numbers, strings and dataclasses, not {value!r}")
+
+
+def from_data(data: Any) -> Any:
+    """What `to_data` came from.
+
+    Raises:
+      ValueError: for a class that is not jaxcl's own, or fields that it does not have.
+    """
+    if isinstance(data, list):
+        return tuple(from_data(item) for item in data)
+    if not isinstance(data, dict):
+        return data
+    kind = _own_class(data.get(_CLASS))
+    fields = {name: from_data(value) for name, value in data.items() if name != _CLASS}
+    unknown = sorted(fields.keys() - {field.name for field in dataclasses.fields(kind)})
+    if unknown:
+        raise ValueError(
+            f"config.json: {kind.__name__} has no field {unknown[0]!r}; it was written by another "
+            "version. Resume by giving the config file again"
+        )
+    return kind(**fields)
+
+
+def config_fields(value: Any) -> list[str]:
+    """Names of the fields of a dataclass that a config sets."""
+    fields = [field.name for field in dataclasses.fields(value) if field.init]
+    is_module = hasattr(value, "scope") and hasattr(value, "parent")
+    return [name for name in fields if not (is_module and name in _HIDDEN)]
+
+
+def differences(old: Experiment, new: Experiment, *, ignore: tuple[str, ...] = ()) -> list[str]:
+    """What differs between two experiments, a line each: `method.temperature: 0.2 there, 0.1 here`.
+
+    `ignore` names parts of the experiment that may differ.
+    """
+    lines: list[str] = []
+    for name in config_fields(old):
+        if name not in ignore:
+            _compare(name, to_data(getattr(old, name)), to_data(getattr(new, name)), lines)
+    return lines
+
+
+def _compare(path: str, old: Any, new: Any, lines: list[str]) -> None:
+    if isinstance(old, dict) and isinstance(new, dict) and old.get(_CLASS) == new.get(_CLASS):
+        for name in old:
+            _compare(f"{path}.{name}", old[name], new.get(name), lines)
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for position, (one, other) in enumerate(zip(old, new, strict=True)):
+            _compare(f"{path}.{position}", one, other, lines)
+    elif old != new:
+        lines.append(f"{path}: {_short(old)} there, {_short(new)} here")
+
+
+def _short(data: Any) -> str:
+    return data[_CLASS].rsplit(".", 1)[-1] if isinstance(data, dict) else repr(data)
+
+
+def _own_class(name: Any) -> type:
+    """The class of that name, looked up in jaxcl's own modules only."""
+    module_name, _, class_name = str(name).rpartition(".")
+    if module_name.split(".")[0] == "jaxcl":
+        try:
+            found = getattr(importlib.import_module(module_name), class_name, None)
+        except ModuleNotFoundError:
+            found = None
+        if inspect.isclass(found) and dataclasses.is_dataclass(found):
+            return found
+    raise ValueError(
+        f"config.json names {name}, which is not a class of jaxcl: resume by giving the config "
+        "file again, as in: jaxcl train CONFIG --out RUN_DIR"
+    )

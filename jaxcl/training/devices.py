@@ -1,0 +1,104 @@
+"""Devices: the one place where a per-device step becomes a program over all of them."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+AXIS = "devices"
+"""Name of the mapped axis inside a step."""
+
+Mapping = Literal["pmap", "shard_map"]
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceMap:
+    """A row of devices and the transformation that maps a step over them.
+
+    Under both mappings a state is replicated and has no device axis; a batch is split along its
+    first axis. The two give the same numbers.
+    """
+
+    devices: tuple[jax.Device, ...]
+    mapping: Mapping = "pmap"
+
+    def compile(self, step: Callable[[Any, Any], tuple[Any, Any]]) -> Any:
+        """Maps `step(state, batch) -> (state, metrics)`, the state donated, and jits it.
+
+        Args:
+          step: what one device does, with collectives over `AXIS`; its results are equal on all
+            devices.
+
+        Returns:
+          A function of a state from `replicate` and a batch from `split`, with `.lower`.
+        """
+        if self.mapping == "pmap":
+            return jax.pmap(
+                step,
+                axis_name=AXIS,
+                in_axes=(None, 0),
+                out_axes=(None, None),
+                donate_argnums=0,
+                devices=self.devices,
+            )
+        mapped = jax.shard_map(
+            step,
+            mesh=self._mesh,
+            in_specs=(P(), P(AXIS)),
+            out_specs=(P(), P()),
+            check_vma=False,
+        )
+        return jax.jit(mapped, donate_argnums=0)
+
+    def replicate(self, state: Any) -> Any:
+        """Places a state on every device, in buffers of its own."""
+        host = jax.tree.map(np.asarray, state)
+        return jax.device_put(host, NamedSharding(self._mesh, P()))
+
+    def split(self, batch: Any) -> Any:
+        """Places a host batch of [B, ...] arrays, a part on each device, without waiting."""
+        if self.mapping == "pmap":
+            count = len(self.devices)
+            batch = jax.tree.map(lambda x: x.reshape(count, len(x) // count, *x.shape[1:]), batch)
+        sharding = NamedSharding(self._mesh, P(AXIS))
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+    @cached_property
+    def _mesh(self) -> Mesh:
+        return Mesh(np.array(self.devices), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def choose_devices(count: int | None = None) -> tuple[jax.Device, ...]:
+    """The first `count` devices, or all.
+
+    Raises:
+      ValueError: if there are fewer.
+    """
+    devices = jax.devices()
+    if count is not None and not 1 <= count <= len(devices):
+        raise ValueError(
+            f"run.devices is {count}, but there are {len(devices)} {devices[0].platform} devices. "
+            "On a CPU, XLA_FLAGS=--xla_force_host_platform_device_count=8 makes eight"
+        )
+    if devices[0].platform == "cpu" and len(devices) > 1:
+        # jax 0.10 aborts in a CPU collective when steps are dispatched without waiting.
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
+    return tuple(devices[:count])
+
+
+def check_batch_size(batch_size: int, devices: int) -> None:
+    """Raises, naming sizes that fit, where a batch does not divide over the devices."""
+    if batch_size < 1:
+        raise ValueError(f"train.batch_size must be positive, got {batch_size}")
+    if batch_size % devices:
+        lower = batch_size // devices * devices
+        sizes = f"{lower} or {lower + devices}" if lower else f"{devices}"
+        raise ValueError(
+            f"batch_size {batch_size} does not divide over {devices} devices: use {sizes}, or set "
+            "run.devices"
+        )

@@ -1,0 +1,12 @@
+"""Errors that a user can mend: the command line prints them without a traceback."""
+
+
+class UserError(ValueError):
+    """Something in the experiment, its data or its files is not as it must be.
+
+    The message names the thing, what came, what was expected and what to do.
+    """
+
+
+class DivergedError(UserError):
+    """The loss is no longer a number."""

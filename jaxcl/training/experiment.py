@@ -1,0 +1,96 @@
+"""An experiment as a tree of frozen dataclasses: everything a run needs to know."""
+
+import dataclasses
+
+from jaxcl.augment import Views
+from jaxcl.data import SourceConfig
+from jaxcl.methods import Method
+from jaxcl.training.devices import Mapping
+from jaxcl.training.optimizers import SGD, Optimizer, Schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """How long and in what portions to train: what the numbers of a run depend on."""
+
+    batch_size: int = 256
+    """Examples a step, over all devices."""
+    epochs: float = 200.0
+    """Passes over the data."""
+    seed: int = 0
+    """Decides parameters, the order of the data, views and all else that is random."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"train.batch_size must be positive, got {self.batch_size}")
+        if not self.epochs > 0:
+            raise ValueError(f"train.epochs must be positive, got {self.epochs}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """How a run is executed: nothing here changes its numbers, and all may change on resuming."""
+
+    devices: int | None = None
+    """Devices to use; None: all there are."""
+    mapping: Mapping = "pmap"
+    """What maps the step over the devices."""
+    workers: int = 0
+    """Processes that read and decode examples; 0: threads of this one."""
+    prefetch: int = 2
+    """Batches placed on the devices ahead of the step."""
+    log_every: int = 10
+    """Steps from one row of metrics.jsonl to the next."""
+    checkpoint_every: int = 500
+    """Steps from one checkpoint to the next; the last step always has one."""
+    keep_last: int = 2
+    """Newest checkpoints kept."""
+    keep_every: int | None = None
+    """Keep the checkpoints of steps divisible by this for good, too."""
+
+    def __post_init__(self) -> None:
+        for name in ("prefetch", "log_every", "checkpoint_every", "keep_last"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"run.{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """What to measure of the features once trained, beside raw input and an untrained encoder."""
+
+    train: SourceConfig | None = None
+    """Examples that classifiers are fitted on; None: the training data."""
+    test: SourceConfig | None = None
+    """Examples that they are scored on."""
+    neighbours: int = 20
+    """Neighbours that vote in kNN classification."""
+    temperature: float = 0.07
+    """A neighbour votes with exp(similarity / temperature)."""
+    labels_per_class: tuple[int, ...] = (1, 5, 10)
+    """Numbers of labels a class for label efficiency."""
+    paired: bool = False
+    """Row i of train and of test show the same thing: measure retrieval from one to the other."""
+    batch_size: int = 256
+    """Examples embedded at once."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A contrastive training run."""
+
+    data: SourceConfig
+    """Where the training examples come from."""
+    views: Views
+    """How an image becomes views, on the device."""
+    method: Method
+    """What is learned, and how."""
+    optimizer: Optimizer = SGD()
+    """How parameters move."""
+    schedule: Schedule = Schedule()
+    """The learning rate over time."""
+    train: Train = Train()
+    """How long and in what portions to train."""
+    run: Run = Run()
+    """How the run is executed."""
+    evaluate: Evaluate | None = None
+    """What to measure once trained; None: nothing."""

@@ -1,0 +1,212 @@
+"""The training loop: batches in, checkpoints and metrics out."""
+
+import contextlib
+import dataclasses
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from jaxcl.data import Batches, prefetch
+from jaxcl.training.checkpoints import Checkpoints
+from jaxcl.training.errors import UserError
+from jaxcl.training.experiment import Experiment
+from jaxcl.training.observers import MetricsFile, ProgressBar, Row, Verdict, check_finite
+from jaxcl.training.run_directory import RunDirectory, RunLock
+from jaxcl.training.setup import Setup, set_up
+from jaxcl.training.state import TrainState
+from jaxcl.training.stopping import StopRequest
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How `train` ended."""
+
+    step: int
+    """Steps done, all in all."""
+    total_steps: int
+    """Steps of the whole run."""
+    stopped_by: signal.Signals | None
+    """The signal that ended it early."""
+    alarms: tuple[str, ...]
+    """What the health signals said, in words."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done."""
+        return self.step >= self.total_steps
+
+
+def train(experiment: Experiment, directory: Path, *, console: Console | None = None) -> Outcome:
+    """Trains, from the newest checkpoint in `directory` if there is one.
+
+    Ctrl-C and SIGTERM save a checkpoint after the step at hand and return. A run that was stopped
+    and resumed ends with the very same arrays as one that never stopped, on the same devices.
+
+    Args:
+      experiment: what to train.
+      directory: the run directory; made if missing.
+      console: where to say how it goes; None: standard error.
+
+    Returns:
+      How it ended.
+
+    Raises:
+      UserError: where the experiment does not fit together, the directory holds another, or the
+        loss is not a number any more (`DivergedError`).
+      OSError: where files cannot be read or written; checkpoints written before are kept.
+    """
+    console = console or Console(stderr=True)
+    setup = set_up(experiment)
+    for notice in setup.notices:
+        console.print(f"note: {notice}", highlight=False)
+    files = RunDirectory(directory)
+    files.prepare(experiment, setup.image)
+    with RunLock(directory), StopRequest() as stop, contextlib.ExitStack() as closing:
+        run = experiment.run
+        checkpoints = Checkpoints(
+            files.checkpoints, keep_last=run.keep_last, keep_every=run.keep_every
+        )
+        closing.callback(checkpoints.close)
+        start, state = _start_or_resume(setup, checkpoints, console)
+        metrics_file = MetricsFile(files.metrics, restored_step=start)
+        closing.callback(metrics_file.close)
+        if start >= setup.total_steps:
+            return Outcome(start, setup.total_steps, None, ())
+        bar = closing.enter_context(
+            ProgressBar(console, total_steps=setup.total_steps, start=start)
+        )
+        verdict = Verdict()
+
+        def observe(row: Row) -> None:
+            check_finite(row)
+            metrics_file.log(row)
+            bar.log(row)
+            for alarm in verdict.log(row):
+                bar.say(f"warning, at step {int(row['step'])}: {alarm}")
+
+        step = _run_steps(setup, state, start, checkpoints, stop, bar, observe)
+    return Outcome(step, setup.total_steps, stop.signal, tuple(verdict.alarms))
+
+
+def _start_or_resume(
+    setup: Setup, checkpoints: Checkpoints, console: Console
+) -> tuple[int, TrainState]:
+    restored = checkpoints.restore(setup.state_shapes())
+    if restored is None:
+        return 0, setup.devices.replicate(setup.init_state())
+    for reason in restored.passed_over:
+        console.print(f"note: passed over a checkpoint: {reason}", highlight=False)
+    console.print(f"resuming after step {restored.step}", highlight=False)
+    return restored.step, setup.devices.replicate(restored.state)
+
+
+def _run_steps(
+    setup: Setup,
+    state: TrainState,
+    start: int,
+    checkpoints: Checkpoints,
+    stop: StopRequest,
+    bar: ProgressBar,
+    observe: Callable[[Row], None],
+) -> int:
+    """Steps until the end or a request to stop; returns the number of steps done."""
+    train, run, total = setup.experiment.train, setup.experiment.run, setup.total_steps
+    step_on_devices = setup.compile_step()
+    clock = _Clock(setup)
+    logged: tuple[Row, Any] | None = None  # a row whose metrics may still be computing
+    step = start
+    source_batches = Batches(
+        setup.source,
+        train.batch_size,
+        seed=train.seed,
+        workers=run.workers,
+        start=start,
+        steps=total - start,
+    )
+    place = _placing(setup)
+    with prefetch(source_batches, place, depth=run.prefetch) as batches:
+        for batch, replaced in _readable(batches):
+            state, metrics = step_on_devices(state, batch)
+            step += 1
+            clock.count(replaced)
+            if logged is not None:
+                observe(_complete(*logged))
+                logged = None
+            saving = step % run.checkpoint_every == 0 or step == total or stop.signal is not None
+            if saving or step % run.log_every == 0 or step == start + 1:
+                logged = (clock.row(step, batches.waited_seconds, metrics), metrics)
+            if saving and logged is not None:
+                observe(_complete(*logged))  # a diverged state is not saved
+                logged = None
+                checkpoints.save(step, state)
+            bar.advance(step)
+            if stop.signal is not None:
+                bar.say(f"{stop.signal.name}: saving after step {step}")
+                break
+    checkpoints.wait()
+    return step
+
+
+def _readable(batches: Iterator[T]) -> Iterator[T]:
+    """Says of what is wrong with the data that it is the user's to mend."""
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except ValueError as error:
+            raise UserError(f"reading the data: {error}") from error
+        yield batch
+
+
+def _placing(setup: Setup) -> Callable[[dict[str, np.ndarray]], tuple[Any, int]]:
+    """Places a batch on the devices; what only the log needs stays on the host."""
+
+    def place(batch: dict[str, np.ndarray]) -> tuple[Any, int]:
+        replaced = int(batch["replaced"].sum())
+        arrays = {name: value for name, value in batch.items() if name != "replaced"}
+        return setup.devices.split(arrays), replaced
+
+    return place
+
+
+class _Clock:
+    """Rates between one row of the log and the next."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._time, self._waited, self._steps = time.monotonic(), 0.0, 0
+        self._replaced = 0
+
+    def count(self, replaced: int) -> None:
+        """Notes a step, and how many of its images stand in for ones that do not decode."""
+        self._steps += 1
+        self._replaced += replaced
+
+    def row(self, step: int, waited: float, metrics: dict[str, jax.Array]) -> Row:
+        """What the host knows of a step; waits for the device only as far as the log needs."""
+        jax.block_until_ready(metrics["loss"])
+        now = time.monotonic()
+        seconds = max(now - self._time, 1e-9)
+        row = {
+            "step": step,
+            "epoch": step / self._setup.steps_per_epoch,
+            "learning_rate": float(self._setup.learning_rate(step - 1)),
+            "examples_per_second": self._steps * self._setup.experiment.train.batch_size / seconds,
+            "waiting_share": (waited - self._waited) / seconds,
+            "replaced_images": self._replaced,
+        }
+        self._time, self._waited, self._steps = now, waited, 0
+        return row
+
+
+def _complete(row: Row, metrics: dict[str, jax.Array]) -> Row:
+    return row | {name: float(value) for name, value in jax.device_get(metrics).items()}

@@ -1,0 +1,167 @@
+"""What a run says: rows of metrics on disk, a progress bar, and a verdict in words."""
+
+import dataclasses
+import json
+import math
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import TypeAlias
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from jaxcl.training.errors import DivergedError
+
+Row: TypeAlias = dict[str, float]
+"""One logged step: `step`, `loss`, and the signals beside it."""
+
+_PLAIN_SECONDS = 10.0
+
+
+class MetricsFile:
+    """Appends rows to metrics.jsonl, one JSON object a line."""
+
+    def __init__(self, path: Path, *, restored_step: int) -> None:
+        """Opens the file and cuts the rows past the restored step, which are computed anew."""
+        kept = [row for row in read_metrics(path) if row["step"] <= restored_step]
+        path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        self._file = path.open("a", buffering=1)
+
+    def log(self, row: Row) -> None:
+        """Writes one row."""
+        self._file.write(json.dumps({name: _rounded(value) for name, value in row.items()}) + "\n")
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[Row]:
+    """The rows of a metrics file; a last line cut short by a kill does not count."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+class ProgressBar:
+    """Step, loss beside chance, examples a second and time left; plain lines where no one looks."""
+
+    def __init__(self, console: Console, *, total_steps: int, start: int) -> None:
+        self._console = console
+        self._total = total_steps
+        self._plain = not console.is_terminal
+        self._last_line = -math.inf
+        self._started, self._start = time.monotonic(), start
+        self._bar = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=self._plain,
+        )
+        self._task = self._bar.add_task("", total=total_steps, completed=start, figures="compiling")
+
+    def __enter__(self) -> "ProgressBar":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def advance(self, step: int) -> None:
+        """Moves the bar to `step`."""
+        self._bar.update(self._task, completed=step)
+
+    def log(self, row: Row) -> None:
+        """Shows a row's figures."""
+        figures = f"loss {row['loss']:.3f} (chance {row['chance_loss']:.2f})"
+        figures += f"  accuracy {row['accuracy']:.0%}  {row['examples_per_second']:,.0f} examples/s"
+        self._bar.update(self._task, figures=figures)
+        now, step = time.monotonic(), int(row["step"])
+        if self._plain and (now - self._last_line >= _PLAIN_SECONDS or step == self._total):
+            self._last_line = now
+            done = max(step - self._start, 1)
+            left = (now - self._started) / done * (self._total - step)
+            self._console.print(
+                f"step {step}/{self._total}  {figures}  {left:.0f} s left", highlight=False
+            )
+
+    def say(self, text: str) -> None:
+        """Prints a line above the bar."""
+        self._console.print(text, highlight=False)
+
+
+@dataclasses.dataclass
+class Verdict:
+    """Says in words when a run does not learn: each alarm once, with what to look at."""
+
+    alarms: list[str] = dataclasses.field(default_factory=list)
+    _recent: list[Row] = dataclasses.field(default_factory=list)
+
+    def log(self, row: Row) -> list[str]:
+        """Takes a row; returns the alarms that it raises."""
+        self._recent = [*self._recent[-4:], row]
+        raised = [text for text in self._judge() if text not in self.alarms]
+        self.alarms += raised
+        return raised
+
+    def _judge(self) -> list[str]:
+        if len(self._recent) < 5 or self._recent[-1]["epoch"] < 1:
+            return []
+        mean = {
+            name: sum(row[name] for row in self._recent) / len(self._recent)
+            for name in ("loss", "chance_loss", "embedding_std", "effective_rank", "negatives")
+        }
+        alarms = []
+        if mean["embedding_std"] < 0.1 or mean["effective_rank"] < 1.5:
+            alarms.append(
+                "the embeddings have collapsed: they hardly differ between examples. Look at the "
+                "learning rate, the temperature and, without negatives, the predictor"
+            )
+        elif mean["chance_loss"] > 0 and mean["loss"] > 0.98 * mean["chance_loss"]:
+            alarms.append(
+                "the loss stays at chance: queries find their positives no better than by luck. "
+                "Look at the learning rate, the temperature and the strength of the views"
+            )
+        return alarms
+
+
+def check_finite(row: Row) -> None:
+    """Raises where the loss is not a number any more.
+
+    Raises:
+      DivergedError: naming the step and what to change.
+    """
+    if not math.isfinite(row["loss"]):
+        raise DivergedError(
+            f"the loss is {row['loss']} at step {int(row['step'])}: training diverged. Lower "
+            "optimizer.learning_rate, lengthen schedule.warmup_epochs or set optimizer.clip_norm; "
+            "checkpoints before that step are kept"
+        )
+
+
+def _rounded(value: float) -> float | int:
+    return int(value) if float(value).is_integer() and abs(value) < 2**53 else float(value)

@@ -1,0 +1,163 @@
+"""Optimizers of the papers, built from optax, and the learning rate over time."""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """The learning rate over time: a linear warm-up from 0, then a decay."""
+
+    warmup_epochs: float = 0.0
+    """Epochs over which the learning rate rises linearly from 0."""
+    decay: Literal["cosine", "steps", "constant"] = "cosine"
+    """After the warm-up: half a cosine, a factor at each milestone, or nothing."""
+    final: float = 0.0
+    """Where the cosine ends, as a share of the peak."""
+    milestones: tuple[float, ...] = (0.6, 0.8)
+    """Shares of training after which `steps` multiplies by `factor`."""
+    factor: float = 0.1
+    """What `steps` multiplies by."""
+
+    def build(self, peak: float, *, total_steps: int, steps_per_epoch: int) -> optax.Schedule:
+        """The learning rate as a function of the step.
+
+        Raises:
+          ValueError: if the warm-up is as long as training.
+        """
+        warmup = round(self.warmup_epochs * steps_per_epoch)
+        if warmup >= total_steps:
+            raise ValueError(
+                f"schedule.warmup_epochs {self.warmup_epochs} takes {warmup} steps, but training "
+                f"has {total_steps}: shorten the warm-up or train longer"
+            )
+        rest = total_steps - warmup
+        if self.decay == "cosine":
+            after = optax.cosine_decay_schedule(peak, rest, alpha=self.final)
+        elif self.decay == "steps":
+            drops = {round(share * total_steps) - warmup: self.factor for share in self.milestones}
+            after = optax.piecewise_constant_schedule(peak, drops)
+        else:
+            after = optax.constant_schedule(peak)
+        if not warmup:
+            return after
+        return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """What all optimizers share."""
+
+    learning_rate: float = 0.03
+    """Peak learning rate, for a batch of 256 unless `scaling` is none."""
+    scaling: Literal["linear", "sqrt", "none"] = "linear"
+    """How the learning rate grows with the batch: x batch/256, x sqrt(batch/256), or not."""
+    weight_decay: float = 1e-4
+    """Factor of the decay of parameters towards 0."""
+    clip_norm: float | None = None
+    """Scale gradients down to this global norm; None: leave them."""
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate > 0:
+            raise ValueError(f"optimizer.learning_rate must be positive, got {self.learning_rate}")
+        if self.weight_decay < 0:
+            raise ValueError(f"optimizer.weight_decay must not be negative: {self.weight_decay}")
+
+    def peak(self, batch_size: int) -> float:
+        """The peak learning rate at this batch size (Goyal et al., 2017, for the linear rule)."""
+        ratio = batch_size / 256
+        factor = {"linear": ratio, "sqrt": ratio**0.5, "none": 1.0}[self.scaling]
+        return self.learning_rate * factor
+
+    def build(self, learning_rate: optax.Schedule) -> optax.GradientTransformation:
+        """The optax transformation at this learning rate."""
+        clip = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
+        return optax.chain(*clip, self._update_rule(learning_rate))
+
+    def _update_rule(self, learning_rate: optax.Schedule) -> optax.GradientTransformation:
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum; decay enters the gradient, as in PyTorch."""
+
+    momentum: float = 0.9
+    """Share of the velocity kept at each step."""
+    nesterov: bool = False
+    """Look ahead along the velocity."""
+    decay: Literal["all", "matrices"] = "all"
+    """What decays: every parameter (MoCo), or none of biases and norms."""
+
+    def _update_rule(self, learning_rate: optax.Schedule) -> optax.GradientTransformation:
+        return optax.chain(
+            optax.add_decayed_weights(
+                self.weight_decay, None if self.decay == "all" else is_matrix
+            ),
+            optax.trace(self.momentum, nesterov=self.nesterov),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class LARS(Optimizer):
+    """Layer-wise adaptive rates (You et al., 2017); biases and norms neither decay nor adapt.
+
+    There are two kinds, which differ whenever the learning rate changes: velocity of gradients,
+    multiplied by the learning rate after (BYOL, MoCo v3, Barlow Twins, VICReg), or velocity of
+    updates, with each step's learning rate inside (SimCLR's code).
+    """
+
+    weight_decay: float = 1e-6
+    """Factor of the decay of matrices towards 0."""
+    momentum: float = 0.9
+    """Share of the velocity kept at each step."""
+    velocity: Literal["gradients", "updates"] = "gradients"
+    """What the velocity averages: gradients (BYOL's LARS) or updates (SimCLR's)."""
+    trust_coefficient: float = 0.001
+    """Learning rate of a layer relative to the ratio of its norm to its gradient's."""
+
+    def _update_rule(self, learning_rate: optax.Schedule) -> optax.GradientTransformation:
+        adapt = optax.chain(
+            optax.add_decayed_weights(self.weight_decay),
+            optax.scale_by_trust_ratio(trust_coefficient=self.trust_coefficient),
+        )
+        velocity = optax.trace(self.momentum)
+        rate = optax.scale_by_learning_rate(learning_rate)
+        order = (velocity, rate) if self.velocity == "gradients" else (rate, velocity)
+        return optax.chain(optax.masked(adapt, is_matrix), *order)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay (Loshchilov & Hutter, 2019), on matrices only."""
+
+    learning_rate: float = 1.5e-4
+    """Peak learning rate, for a batch of 256 unless `scaling` is none."""
+    weight_decay: float = 0.1
+    """Factor of the decay of matrices towards 0."""
+    b1: float = 0.9
+    """Share of the mean of gradients kept at each step."""
+    b2: float = 0.999
+    """Share of the mean of squared gradients kept at each step."""
+    eps: float = 1e-8
+    """Added to the denominator."""
+
+    def _update_rule(self, learning_rate: optax.Schedule) -> optax.GradientTransformation:
+        return optax.adamw(
+            learning_rate,
+            b1=self.b1,
+            b2=self.b2,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            mask=is_matrix,
+        )
+
+
+def is_matrix(params: Any) -> Any:
+    """True for each parameter with two axes or more: not for biases, nor a norm's scale."""
+    return jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params)

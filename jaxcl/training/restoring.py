@@ -1,0 +1,63 @@
+"""What a run has learned so far, read back without its training data."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from jaxcl.augment import Views, batch_views
+from jaxcl.methods import Batch
+from jaxcl.training.checkpoints import Checkpoints
+from jaxcl.training.errors import UserError
+from jaxcl.training.experiment import Experiment
+from jaxcl.training.run_directory import RunDirectory
+from jaxcl.training.state import TrainState, init_state
+
+
+@dataclasses.dataclass(frozen=True)
+class RestoredRun:
+    """A run's experiment and the state of its newest checkpoint."""
+
+    experiment: Experiment
+    image: jax.ShapeDtypeStruct
+    """Shape [H, W, C] and type of the images that it was trained on."""
+    step: int
+    state: TrainState
+    """As host arrays."""
+    passed_over: tuple[str, ...]
+    """Newer checkpoints that did not hold, and why."""
+
+
+def restore_run(directory: Path) -> RestoredRun:
+    """Reads a run's newest checkpoint that holds.
+
+    Raises:
+      UserError: if there is none, or the directory is damaged.
+      FileNotFoundError: if the directory holds no run.
+    """
+    files = RunDirectory(directory)
+    experiment, image = files.read_experiment(), files.read_image()
+    restored = Checkpoints(files.checkpoints).restore(
+        jax.eval_shape(lambda: start_state(experiment, image))
+    )
+    if restored is None:
+        raise UserError(f"{directory} has no checkpoint yet; run: jaxcl train {directory}")
+    return RestoredRun(experiment, image, restored.step, restored.state, restored.passed_over)
+
+
+def start_state(experiment: Experiment, image: jax.ShapeDtypeStruct) -> TrainState:
+    """The state before the first step of an experiment on images of that shape and type."""
+    views = tuple(jnp.zeros(v.shape, v.dtype) for v in view_shapes(experiment.views, image))
+    # The state of an optimizer has the same structure at any learning rate.
+    optimizer = experiment.optimizer.build(lambda step: jnp.zeros(()))
+    return init_state(experiment.method, optimizer, Batch(views=views), seed=experiment.train.seed)
+
+
+def view_shapes(views: Views, image: jax.ShapeDtypeStruct) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Shapes [1, H, W, C] and types of the views of one image."""
+    return jax.eval_shape(
+        lambda key, images: batch_views(views, key, images, jnp.arange(1)),
+        jax.random.key(0),
+        jax.ShapeDtypeStruct((1, *image.shape), image.dtype),
+    )

@@ -1,0 +1,106 @@
+"""From an experiment to what a run needs, every check made before anything is compiled."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from jaxcl.data import Source, steps_per_epoch
+from jaxcl.training.devices import AXIS, DeviceMap, check_batch_size, choose_devices
+from jaxcl.training.errors import UserError
+from jaxcl.training.experiment import Experiment
+from jaxcl.training.restoring import start_state
+from jaxcl.training.state import TrainState
+from jaxcl.training.step import make_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What `set_up` makes of an experiment."""
+
+    experiment: Experiment
+    source: Source
+    devices: DeviceMap
+    optimizer: optax.GradientTransformation
+    learning_rate: optax.Schedule
+    steps_per_epoch: int
+    total_steps: int
+    notices: tuple[str, ...]
+    """What is allowed but probably not meant, in words."""
+
+    @property
+    def image(self) -> jax.ShapeDtypeStruct:
+        """Shape [H, W, C] and type of the training images."""
+        image = self.source[0]["image"]
+        return jax.ShapeDtypeStruct(image.shape, image.dtype)
+
+    def init_state(self) -> TrainState:
+        """The state before the first step, on one device."""
+        return start_state(self.experiment, self.image)
+
+    def state_shapes(self) -> TrainState:
+        """`init_state` as shapes and types, nothing computed."""
+        return jax.eval_shape(self.init_state)
+
+    def compile_step(self) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]:
+        """The step over all devices, of a replicated state and a split batch."""
+        return self.devices.compile(
+            make_step(
+                self.experiment.method,
+                self.experiment.views,
+                self.optimizer,
+                total_steps=self.total_steps,
+                axis_name=AXIS,
+            )
+        )
+
+    def host_batch(self) -> dict[str, np.ndarray]:
+        """A batch of zeros, of the shapes and types that the step will get."""
+        size = self.experiment.train.batch_size
+        batch = {
+            "image": np.zeros((size, *self.image.shape), self.image.dtype),
+            "index": np.zeros(size, np.int32),
+        }
+        return batch | ({} if self.source.labels is None else {"label": batch["index"]})
+
+
+def set_up(experiment: Experiment) -> Setup:
+    """Opens the data, chooses devices, builds the optimizer, and checks that all fit together.
+
+    Raises:
+      UserError: naming what does not fit, what was expected and what to do.
+      FileNotFoundError: where the data are missing.
+    """
+    try:
+        return _set_up(experiment)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _set_up(experiment: Experiment) -> Setup:
+    train, run = experiment.train, experiment.run
+    devices = choose_devices(run.devices)
+    check_batch_size(train.batch_size, len(devices))
+    source = experiment.data.open()
+    epoch = steps_per_epoch(len(source), train.batch_size)
+    total_steps = max(1, math.ceil(train.epochs * epoch))
+    notices = experiment.method.check(batch_size=train.batch_size, examples=len(source))
+    learning_rate = experiment.schedule.build(
+        experiment.optimizer.peak(train.batch_size), total_steps=total_steps, steps_per_epoch=epoch
+    )
+    setup = Setup(
+        experiment=experiment,
+        source=source,
+        devices=DeviceMap(devices, run.mapping),
+        optimizer=experiment.optimizer.build(learning_rate),
+        learning_rate=learning_rate,
+        steps_per_epoch=epoch,
+        total_steps=total_steps,
+        notices=tuple(notices),
+    )
+    setup.state_shapes()  # traces views and networks: what does not fit is said now
+    return setup

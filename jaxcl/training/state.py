@@ -1,0 +1,49 @@
+"""Everything a run is, as one tree of arrays."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxcl.methods import Batch, Method
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """The whole state of a run; the position in the data is `step`."""
+
+    step: jax.Array
+    """Steps done, a scalar int32."""
+    key: jax.Array
+    """The run's raw random key, from which every step's is derived."""
+    params: dict[str, Any]
+    """Parameters of the online networks."""
+    method: Any
+    """The method's state: batch statistics, target networks, memory."""
+    optimizer: Any
+    """The state of the optax transformation."""
+
+
+def init_state(
+    method: Method, optimizer: optax.GradientTransformation, batch: Batch, *, seed: int
+) -> TrainState:
+    """The state before the first step.
+
+    Args:
+      method: the method.
+      optimizer: an optax transformation.
+      batch: views of the shapes to come.
+      seed: decides parameters, views and all else that is random.
+    """
+    init_key, run_key = jax.random.split(jax.random.key(seed))
+    params, method_state = method.init(init_key, batch)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        key=jax.random.key_data(run_key),
+        params=params,
+        method=method_state,
+        optimizer=optimizer.init(params),
+    )

@@ -1,0 +1,70 @@
+"""One training step, from pictures to updated parameters, as one device sees it."""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import optax
+
+from jaxcl.augment import Views, batch_views
+from jaxcl.methods import Batch, Method
+from jaxcl.training.state import TrainState
+
+HostBatch = Mapping[str, jax.Array]
+"""`image` [N, H, W, C], `index` [N], and `label` [N] where there are labels."""
+
+
+def make_step(
+    method: Method,
+    views: Views,
+    optimizer: optax.GradientTransformation,
+    *,
+    total_steps: int,
+    axis_name: str | None,
+) -> Callable[[TrainState, HostBatch], tuple[TrainState, dict[str, jax.Array]]]:
+    """The step of one device, to be mapped over all.
+
+    Randomness hangs on the run's key, the step and each example's index, never on the device.
+
+    Args:
+      method: the method.
+      views: how views are made of an image.
+      optimizer: an optax transformation.
+      total_steps: length of the run, for what changes with its progress.
+      axis_name: mapped axis of the devices; None for one device, unmapped.
+
+    Returns:
+      step(state, batch) -> (state, metrics); metrics are means over the devices.
+    """
+
+    def step(state: TrainState, batch: HostBatch) -> tuple[TrainState, dict[str, jax.Array]]:
+        progress = state.step / total_steps
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        view_key, method_key = jax.random.split(key)
+        examples = Batch(
+            views=batch_views(views, view_key, batch["image"], batch["index"]),
+            index=batch["index"],
+            label=batch.get("label"),
+        )
+        (loss, (method_state, metrics)), grads = jax.value_and_grad(method.loss, has_aux=True)(
+            state.params,
+            state.method,
+            examples,
+            key=method_key,
+            progress=progress,
+            axis_name=axis_name,
+        )
+        metrics = {"loss": loss, **metrics}
+        if axis_name is not None:
+            grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
+        updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        new_state = TrainState(
+            step=state.step + 1,
+            key=state.key,
+            params=params,
+            method=method.end_step(params, method_state, progress=progress),
+            optimizer=optimizer_state,
+        )
+        return new_state, {**metrics, "gradient_norm": optax.tree.norm(grads)}
+
+    return step

@@ -1,0 +1,179 @@
+"""Prepared TFDS data sets are read without TensorFlow."""
+
+import contextlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from jaxcl.data import TFDS, Batches
+
+# Preparing runs in its own process, so that reading is seen to need nothing of the builder's code.
+PREPARE = """
+import io, sys
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+
+class Tiny(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict({
+                "image": tfds.features.Image(shape=(None, None, 3)),
+                "grey": tfds.features.Image(shape=(4, 4, 1)),
+                "label": tfds.features.ClassLabel(names=["cat", "dog"]),
+                "number": np.int64,
+                "title": tfds.features.Text(),
+            }),
+        )
+
+    def _split_generators(self, manager):
+        return {"train": self._generate_examples(12),
+                "sizes": self._generate_examples(2, sizes=True)}
+
+    def _generate_examples(self, count, sizes=False):
+        for i in range(count):
+            rgb = np.full((6, 5 + i * sizes, 3), 10 * i, np.uint8)
+            rgb[0, 0] = (i, 0, 255)
+            image = png(rgb)
+            yield i, {
+                "image": image[:40] if i == 7 else image,
+                "grey": png(np.full((4, 4), i, np.uint8)),
+                "label": i % 2,
+                "number": i,
+                "title": str(i),
+            }
+
+
+def png(array):
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+builder = Tiny(data_dir=sys.argv[1], file_format="array_record")
+builder.download_and_prepare()
+assert "tensorflow" not in sys.modules
+print(builder.data_dir)
+"""
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tfds")
+    (folder / "tiny.py").write_text(PREPARE)
+    run = subprocess.run(
+        [sys.executable, "tiny.py", str(folder / "data")],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    (folder / "tiny.py").unlink()
+    return run.stdout.strip().splitlines()[-1]
+
+
+def test_reads_what_was_prepared(prepared):
+    source = TFDS(prepared, label="number").open()
+    assert len(source) == 12
+    assert source.image_shape == (6, 5, 3)
+    assert source.names == [str(record) for record in range(12)]
+    numbers = source.labels
+    assert numbers.dtype == np.int32
+    assert sorted(numbers) == list(range(12))  # TFDS shuffles as it prepares
+    assert numbers.tolist() != list(range(12))
+    for record, number in enumerate(numbers.tolist()):
+        found = source[record]
+        assert found["replaced"] == (number == 7)
+        if number == 7:
+            number = numbers[(record + 1) % 12]
+        assert found["label"] == number
+        assert found["image"][0, 0].tolist() == [number, 0, 255]
+        assert np.unique(found["image"][1:]).tolist() == [10 * number]
+    assert "tensorflow" not in sys.modules
+
+
+def test_labels_splits_and_grey(prepared):
+    source = TFDS(prepared).open()
+    assert source.label_names == ("cat", "dog")
+    np.testing.assert_array_equal(source.labels, TFDS(prepared, label="number").open().labels % 2)
+    part = TFDS(prepared, split="train[:50%]", image="grey", label=None).open()
+    assert len(part) == 6
+    assert part.image_shape == (4, 4, 1)
+    assert part.labels is None
+    assert part.label_names is None
+    assert "label" not in part[0]
+
+
+def test_images_of_several_sizes(prepared):
+    sized = TFDS(prepared, split="sizes", size=3).open()
+    assert {sized[record]["image"].shape for record in range(2)} == {(3, 3, 3)}
+    source = TFDS(prepared, split="sizes").open()
+    with pytest.raises(ValueError, match=r"record 1 of .* \[sizes\] is [56]x6 .*: set size"):
+        source[1]
+
+
+def test_batches_from_worker_processes(prepared):
+    source = TFDS(prepared).open()
+    settings = {"batch_size": 4, "seed": 3, "steps": 4}
+    plain = list(Batches(source, **settings))
+    with contextlib.closing(iter(Batches(source, **settings, workers=2))) as batches:
+        for batch, expected in zip(batches, plain, strict=True):
+            for name in expected:
+                np.testing.assert_array_equal(batch[name], expected[name])
+    assert sum(batch["replaced"].sum() for batch in plain) >= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split": "valid"}, "'valid'.*'train'"),
+        ({"split": "train[:0]"}, "cannot read .*its splits are"),
+        ({"image": "picture"}, "no feature 'picture': set image; it has .*'grey'"),
+        ({"label": "class"}, "no feature 'class': set label, or to none"),
+        ({"image": "title"}, "feature 'title' .* expected an Image"),
+        ({"label": "title"}, "feature 'title' .* expected integers"),
+        ({"size": 0}, "size 0"),
+    ],
+)
+def test_refuses_options(prepared, options, message):
+    with pytest.raises(ValueError, match=message):
+        TFDS(prepared, **options).open()
+
+
+def test_refuses_what_is_not_prepared(prepared, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no prepared data set"):
+        TFDS(str(tmp_path)).open()
+    with pytest.raises(FileNotFoundError, match="folder of a version"):
+        TFDS(prepared.rsplit("/", 1)[0]).open()
+
+
+def copied(prepared, folder):
+    return shutil.copytree(prepared, folder / "tiny" / "1.0.0")
+
+
+def test_refuses_other_file_formats(prepared, tmp_path):
+    folder = copied(prepared, tmp_path)
+    info = folder / "dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    with pytest.raises(ValueError, match=r'tfrecord files.*file_format="array_record"'):
+        TFDS(str(folder)).open()
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_names_damaged_data_files(prepared, tmp_path, damage):
+    folder = copied(prepared, tmp_path)
+    (file,) = folder.glob("*train.array_record*")
+    content = file.read_bytes()
+    file.unlink()
+    if damage == "cut":
+        file.write_bytes(content[:1000])
+    with pytest.raises(ValueError, match=r"record 0 of .* \[train\] cannot be read"):
+        TFDS(str(folder)).open()

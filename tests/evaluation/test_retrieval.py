@@ -1,0 +1,106 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxcl.evaluation import knn_accuracy, recall_at_k
+
+ROOT = Path(__file__).parents[2]
+SHARED_DATA = Path(os.environ.get("JAXCL_SHARED_DATA", ROOT.parent / "shared" / "data"))
+
+
+def noisy_pair(count=120, width=12, noise=0.8, seed=0):
+    generator = np.random.default_rng(seed)
+    gallery = generator.standard_normal((count, width))
+    return gallery + noise * generator.standard_normal((count, width)), gallery
+
+
+def loop_recall(queries, gallery, query_ids, gallery_ids, k):
+    hits = 0
+    for query, query_id in zip(queries, query_ids, strict=True):
+        cosines = [query @ g / np.linalg.norm(query) / np.linalg.norm(g) for g in gallery]
+        hits += any(gallery_ids[j] == query_id for j in np.argsort(cosines)[::-1][:k])
+    return hits / len(queries)
+
+
+@pytest.mark.parametrize("block_size", [17, 2048])
+def test_paired_recall_is_the_loop(block_size):
+    queries, gallery = noisy_pair()
+    rows = np.arange(len(queries))
+    expected = {k: loop_recall(queries, gallery, rows, rows, k) for k in (1, 5, 10)}
+    assert recall_at_k(queries, gallery, block_size=block_size) == expected
+    assert 0.2 < expected[1] < expected[5] < expected[10] < 1
+
+
+def test_any_equal_id_counts():
+    queries, gallery = noisy_pair()
+    query_ids, gallery_ids = np.arange(90) % 30, np.arange(120) % 30
+    found = recall_at_k(
+        queries[:90], gallery, query_ids=query_ids, gallery_ids=gallery_ids, ks=(1, 3)
+    )
+    for k in (1, 3):
+        assert found[k] == loop_recall(queries[:90], gallery, query_ids, gallery_ids, k)
+    names = recall_at_k(
+        queries[:90],
+        gallery,
+        query_ids=[f"n{i}" for i in query_ids],
+        gallery_ids=[f"n{i}" for i in gallery_ids],
+        ks=(1, 3),
+    )
+    assert names == found
+
+
+def test_centring_is_subtracting_means():
+    queries, gallery = noisy_pair()
+    queries, gallery = queries + 3, gallery + np.linspace(0, 9, 12)
+    for centre, axis in (("rows", 1), ("columns", 0)):
+        expected = recall_at_k(
+            queries - queries.mean(axis=axis, keepdims=True),
+            gallery - gallery.mean(axis=axis, keepdims=True),
+        )
+        assert recall_at_k(queries, gallery, centre=centre) == expected
+    plain = recall_at_k(queries, gallery)
+    assert recall_at_k(queries, gallery, centre="columns")[1] > plain[1]
+
+
+def test_collapsed_features_retrieve_at_chance():
+    equal = np.ones((50, 4))
+    assert recall_at_k(equal, equal, ks=(1, 10, 50)) == {1: 0.02, 10: 0.2, 50: 1.0}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gallery": np.eye(4)[:3]}, "4 queries and 3 gallery rows do not pair up"),
+        ({"ks": (1, 5)}, "k is 5, but there are only 4 gallery rows"),
+        ({"ks": ()}, "ks is empty"),
+        ({"query_ids": [0, 1, 2, 3]}, "belong together"),
+        ({"query_ids": [0, 1, 2, 9], "gallery_ids": [0, 1, 2, 3]}, "1 of 4 query_ids"),
+        ({"query_ids": [0], "gallery_ids": [0, 1, 2, 3]}, r"query_ids has shape \(1,\)"),
+        ({"centre": "mean"}, "centre is 'mean'"),
+    ],
+)
+def test_bad_input_is_named(change, message):
+    arguments = {"queries": np.eye(4), "gallery": np.eye(4), "ks": (1,), **change}
+    with pytest.raises(ValueError, match=message):
+        recall_at_k(**arguments)
+
+
+@pytest.mark.skipif(
+    not (SHARED_DATA / "emoji.npz").exists(),
+    reason="needs emoji.npz (set JAXCL_SHARED_DATA to its folder)",
+)
+def test_emoji_raw_pixels_reach_their_known_figures():
+    with np.load(SHARED_DATA / "emoji.npz") as emoji:
+        # To 32x32 by the mean of 2x2 pixels, flattened.
+        google, twitter = (
+            emoji[studio].reshape(-1, 32, 2, 32, 2, 3).mean(axis=(2, 4)).reshape(1911, -1) / 255
+            for studio in ("google", "twitter")
+        )
+        labels = np.unique(emoji["subcategory"], return_inverse=True)[1]
+    found = recall_at_k(google, twitter, centre="rows")
+    assert round(found[1], 3) == 0.325
+    centred = [pixels - pixels.mean(axis=1, keepdims=True) for pixels in (google, twitter)]
+    accuracy = knn_accuracy(centred[0], labels, centred[1], labels, k=5, weights="uniform")
+    assert round(accuracy, 3) == 0.349

@@ -1,0 +1,142 @@
+"""Bad arguments: errors while tracing name the argument, what came and what is expected."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcl import losses
+
+N, M, D = 6, 5, 4
+X = jnp.ones((N, D))
+WHERE = jnp.ones(N, bool)
+IDS = jnp.arange(N)
+
+# Each loss with its arrays' names; the first gives N and D to the others.
+ARRAYS = {
+    losses.info_nce: ["queries", "positives"],
+    losses.nt_xent: ["z0", "z1"],
+    losses.dcl: ["z0", "z1"],
+    losses.dclw: ["z0", "z1"],
+    losses.triplet: ["anchor", "positive", "negative"],
+    losses.distance_difference: ["anchor", "positive", "negative"],
+    losses.negative_cosine: ["predictions", "targets"],
+}
+REQUIRED = {losses.triplet: {"margin": 0.5}}
+SOFTMAX = [losses.info_nce, losses.nt_xent, losses.dcl, losses.dclw]
+DISTANCE = [losses.triplet, losses.distance_difference]
+
+
+def raises(kind, message, loss, *arrays, **options):
+    """Also under eval_shape, where nothing is computed: the error comes while tracing."""
+    options = REQUIRED.get(loss, {}) | options
+
+    def call(*arrays):
+        return loss(*arrays, **options)
+
+    with pytest.raises(kind, match=message):
+        call(*arrays)
+    with pytest.raises(kind, match=message):
+        jax.eval_shape(call, *arrays)
+
+
+@pytest.mark.parametrize("loss", ARRAYS, ids=lambda loss: loss.__name__)
+def test_embeddings(loss):
+    names = ARRAYS[loss]
+    for position, name in enumerate(names):
+        good = [X] * len(names)
+
+        def with_wrong(array, good=good, position=position):
+            return [*good[:position], array, *good[position + 1 :]]
+
+        integers = with_wrong(X.astype(int))
+        raises(TypeError, f"{name} has dtype int32, expected floating point", loss, *integers)
+        raises(ValueError, rf"{name} has shape \(4,\), expected \[N", loss, *with_wrong(X[0]))
+        if position:
+            wider = with_wrong(jnp.ones((N, D + 1)))
+            raises(ValueError, rf"{name} has shape \(6, 5\), .* D = 4", loss, *wider)
+            raises(ValueError, rf"{name} has shape \(5, 4\), .* N = 6", loss, *with_wrong(X[1:]))
+
+
+@pytest.mark.parametrize("loss", ARRAYS, ids=lambda loss: loss.__name__)
+def test_where(loss):
+    arrays = [X] * len(ARRAYS[loss])
+    raises(
+        ValueError,
+        r"where has shape \(5,\), expected \[N\] with N = 6",
+        loss,
+        *arrays,
+        where=WHERE[1:],
+    )
+    raises(TypeError, "where has dtype int32, expected bool", loss, *arrays, where=IDS)
+
+
+@pytest.mark.parametrize("loss", SOFTMAX, ids=lambda loss: loss.__name__)
+def test_softmax_options(loss):
+    for wrong in (0.0, -1, np.float32(0)):
+        raises(
+            ValueError, f"temperature is {wrong}, expected above 0", loss, X, X, temperature=wrong
+        )
+    raises(
+        ValueError,
+        r"temperature has shape \(1,\), expected a scalar",
+        loss,
+        X,
+        X,
+        temperature=jnp.ones(1),
+    )
+    raises(ValueError, "temperature is nan", loss, X, X, temperature=float("nan"))
+    raises(
+        ValueError, "similarity is 'cosin'.*did you mean 'cosine'", loss, X, X, similarity="cosin"
+    )
+    raises(
+        ValueError,
+        "similarity is 'kernel', expected one of 'cosine', 'dot'(\n|$)",
+        loss,
+        X,
+        X,
+        similarity="kernel",
+    )
+    raises(ValueError, "axis_name is 'batch', but no axis", loss, X, X, axis_name="batch")
+    raises(ValueError, r"ids has shape \(5,\), expected \[N\] with N = 6", loss, X, X, ids=IDS[1:])
+    raises(TypeError, "ids has dtype float32, expected integers", loss, X, X, ids=jnp.ones(N))
+
+
+def test_info_nce_negatives():
+    def check(kind, message, negatives, **options):
+        raises(kind, message, losses.info_nce, X, X, negatives, **options)
+
+    check(TypeError, "negatives has dtype int32", jnp.ones((M, D), int))
+    check(ValueError, r"negatives has shape \(5, 3\), expected .* D = 4", jnp.ones((M, 3)))
+    check(ValueError, r"negatives has shape \(5, 5, 4\), .* N = 6", jnp.ones((5, M, D)))
+    check(ValueError, r"negatives has shape \(1, 6, 5, 4\)", jnp.ones((1, N, M, D)))
+    check(ValueError, "axis_name is 'batch', but no axis", jnp.ones((M, D)), axis_name="batch")
+    check(ValueError, "negative_ids is missing", jnp.ones((M, D)), ids=IDS)
+    check(ValueError, "ids is missing", jnp.ones((M, D)), negative_ids=IDS[1:])
+    check(
+        ValueError,
+        r"negative_ids has shape \(6,\), expected \[M\] with M = 5",
+        jnp.ones((M, D)),
+        ids=IDS,
+        negative_ids=IDS,
+    )
+    check(ValueError, "negative_ids came without negatives", None, ids=IDS, negative_ids=IDS)
+
+
+@pytest.mark.parametrize("loss", DISTANCE, ids=lambda loss: loss.__name__)
+def test_distance_options(loss):
+    raises(
+        ValueError,
+        "distance is 'euclid'.*did you mean 'euclidean'",
+        loss,
+        X,
+        X,
+        X,
+        distance="euclid",
+    )
+    raises(ValueError, r"negative has shape \(5, 3, 4\), .* N = 6", loss, X, X, jnp.ones((5, 3, D)))
+
+
+def test_hyper_parameters():
+    raises(ValueError, "margin is -0.1, expected at least 0", losses.triplet, X, X, X, margin=-0.1)
+    raises(ValueError, "sigma is 0, expected above 0", losses.dclw, X, X, sigma=0)
