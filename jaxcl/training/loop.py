@@ -136,11 +136,15 @@ def _run_steps(
         for batch, replaced in _readable(batches):
             state, metrics = step_on_devices(state, batch)
             step += 1
+            if replaced and not clock.replaced:
+                bar.say("note: images that do not decode have others in their place; how many is in")
+                bar.say(f"metrics.jsonl as replaced_images, from step {step} on")
             clock.count(replaced)
             if logged is not None:
                 observe(_complete(*logged))
                 logged = None
-            saving = step % run.checkpoint_every == 0 or step == total or stop.signal is not None
+            stopping = stop.signal  # read once: what asks later waits for the next step
+            saving = step % run.checkpoint_every == 0 or step == total or stopping is not None
             if saving or step % run.log_every == 0 or step == start + 1:
                 logged = (clock.row(step, batches.waited_seconds, metrics), metrics)
             if saving and logged is not None:
@@ -148,8 +152,8 @@ def _run_steps(
                 logged = None
                 checkpoints.save(step, state)
             bar.advance(step)
-            if stop.signal is not None:
-                bar.say(f"{stop.signal.name}: saving after step {step}")
+            if stopping is not None:
+                bar.say(f"{stopping.name}: saved after step {step}")
                 break
     checkpoints.wait()
     return step
@@ -184,12 +188,12 @@ class _Clock:
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         self._time, self._waited, self._steps = time.monotonic(), 0.0, 0
-        self._replaced = 0
+        self.replaced = 0
 
     def count(self, replaced: int) -> None:
         """Notes a step, and how many of its images stand in for ones that do not decode."""
         self._steps += 1
-        self._replaced += replaced
+        self.replaced += replaced
 
     def row(self, step: int, waited: float, metrics: dict[str, jax.Array]) -> Row:
         """What the host knows of a step; waits for the device only as far as the log needs."""
@@ -202,7 +206,7 @@ class _Clock:
             "learning_rate": float(self._setup.learning_rate(step - 1)),
             "examples_per_second": self._steps * self._setup.experiment.train.batch_size / seconds,
             "waiting_share": (waited - self._waited) / seconds,
-            "replaced_images": self._replaced,
+            "replaced_images": self.replaced,
         }
         self._time, self._waited, self._steps = now, waited, 0
         return row

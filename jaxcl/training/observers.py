@@ -150,17 +150,18 @@ class Verdict:
 
 
 def check_finite(row: Row) -> None:
-    """Raises where the loss is not a number any more.
+    """Raises where the loss, or what the step made of the parameters, is not a number any more.
 
     Raises:
       DivergedError: naming the step and what to change.
     """
-    if not math.isfinite(row["loss"]):
-        raise DivergedError(
-            f"the loss is {row['loss']} at step {int(row['step'])}: training diverged. Lower "
-            "optimizer.learning_rate, lengthen schedule.warmup_epochs or set optimizer.clip_norm; "
-            "checkpoints before that step are kept"
-        )
+    for name in ("loss", "parameter_norm"):
+        if not math.isfinite(row[name]):
+            raise DivergedError(
+                f"{name} is {row[name]} at step {int(row['step'])}: training diverged. Lower "
+                "optimizer.learning_rate, lengthen schedule.warmup_epochs or set "
+                "optimizer.clip_norm; checkpoints before that step are kept"
+            )
 
 
 def _rounded(value: float) -> float | int:

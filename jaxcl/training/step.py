@@ -65,6 +65,8 @@ def make_step(
             method=method.end_step(params, method_state, progress=progress),
             optimizer=optimizer_state,
         )
-        return new_state, {**metrics, "gradient_norm": optax.tree.norm(grads)}
+        metrics["gradient_norm"] = optax.tree.norm(grads)
+        metrics["parameter_norm"] = optax.tree.norm(params)
+        return new_state, metrics
 
     return step

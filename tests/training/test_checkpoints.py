@@ -1,0 +1,161 @@
+"""Checkpoints: what goes in comes out, what is damaged is noticed, and named."""
+
+import json
+import resource
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcl.training import CheckpointError, Checkpoints, UserError
+
+
+def state(value):
+    return {
+        "params": {"kernel": jnp.full((3, 4), value), "half": jnp.full(5, value, jnp.bfloat16)},
+        "cursor": jnp.asarray(int(value), jnp.int32),
+        "key": jnp.asarray([1, 2], jnp.uint32),
+        "none": jnp.zeros((0, 3)),
+    }
+
+
+def save(folder, *steps, **options):
+    checkpoints = Checkpoints(folder, **options)
+    for step in steps:
+        checkpoints.save(step, state(step))
+    checkpoints.close()
+    return Checkpoints(folder, **options)
+
+
+def data_file(folder, step):
+    """The largest file that holds array bytes of a checkpoint."""
+    files = [path for path in (folder / f"{step:08d}" / "arrays").rglob("d/*") if path.is_file()]
+    return max(files, key=lambda path: path.stat().st_size)
+
+
+def test_arrays_come_back_bit_for_bit(tmp_path):
+    restored = save(tmp_path, 3).restore(state(0))
+    assert restored.step == 3
+    for name, theirs in state(3)["params"].items():
+        ours = restored.state["params"][name]
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(ours, theirs)
+    assert restored.state["cursor"] == 3
+    assert restored.state["none"].shape == (0, 3)
+
+
+def test_nothing_to_restore(tmp_path):
+    assert Checkpoints(tmp_path / "missing").restore(state(0)) is None
+
+
+def test_old_ones_are_removed_but_for_the_kept(tmp_path):
+    checkpoints = save(tmp_path, 1, 2, 3, 4, 5, keep_last=2, keep_every=3)
+    assert checkpoints.steps() == [3, 4, 5]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000003", "00000004", "00000005"]
+
+
+def test_the_state_is_copied_when_saved(tmp_path):
+    mutable = {"x": np.zeros(3)}
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, mutable)
+    mutable["x"] += 1
+    checkpoints.close()
+    np.testing.assert_array_equal(Checkpoints(tmp_path).restore(mutable).state["x"], np.zeros(3))
+
+
+@pytest.mark.parametrize("position", [0.1, 0.5, 0.9])
+def test_a_flipped_bit_is_noticed_and_the_one_before_taken(tmp_path, position):
+    checkpoints = save(tmp_path, 1, 2)
+    path = data_file(tmp_path, 2)
+    content = bytearray(path.read_bytes())
+    content[int(len(content) * position)] ^= 0b100
+    path.write_bytes(content)
+    restored = checkpoints.restore(state(0))
+    assert restored.step == 1
+    assert "step 2" in restored.passed_over[0]
+
+
+def test_a_truncated_one_is_passed_over(tmp_path):
+    checkpoints = save(tmp_path, 1, 2)
+    path = data_file(tmp_path, 2)
+    path.write_bytes(path.read_bytes()[:10])
+    restored = checkpoints.restore(state(0))
+    assert restored.step == 1
+    assert "step 2" in restored.passed_over[0]
+
+
+def test_one_without_a_manifest_does_not_count(tmp_path):
+    checkpoints = save(tmp_path, 1, 2)
+    (tmp_path / "00000002" / "manifest.json").unlink()
+    assert checkpoints.restore(state(0)).step == 1
+
+
+def test_a_damaged_manifest_is_passed_over(tmp_path):
+    checkpoints = save(tmp_path, 1, 2)
+    (tmp_path / "00000002" / "manifest.json").write_text('{"step": 2, "arrays"')
+    restored = checkpoints.restore(state(0))
+    assert restored.step == 1
+    assert "manifest" in restored.passed_over[0]
+
+
+def test_a_manifest_that_promises_another_value_is_passed_over(tmp_path):
+    checkpoints = save(tmp_path, 1, 2)
+    path = tmp_path / "00000002" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["arrays"]["cursor"]["sha256"] = "0" * 64
+    path.write_text(json.dumps(manifest))
+    assert "digest of cursor" in checkpoints.restore(state(0)).passed_over[0]
+
+
+def test_a_link_in_place_of_a_file_is_not_followed(tmp_path):
+    folder = tmp_path / "run"
+    checkpoints = save(folder, 1, 2)
+    path = data_file(folder, 2)
+    elsewhere = tmp_path / "elsewhere"
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+    restored = checkpoints.restore(state(0))
+    assert restored.step == 1
+    assert "link" in restored.passed_over[0]
+
+
+def test_nothing_that_holds_is_an_error_that_names_all(tmp_path):
+    checkpoints = save(tmp_path, 1, 2)
+    for step in (1, 2):
+        data_file(tmp_path, step).write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"step 2.*step 1"):
+        checkpoints.restore(state(0))
+
+
+def test_another_structure_is_named(tmp_path):
+    checkpoints = save(tmp_path, 1)
+    other = state(0) | {"queue": jnp.zeros(3)}
+    other["params"] = {"kernel": jnp.zeros((3, 5)), "half": other["params"]["half"]}
+    with pytest.raises(UserError, match=r"params/kernel has shape \(3, 4\), expected \(3, 5\)"):
+        checkpoints.restore(other)
+    with pytest.raises(UserError, match="queue is missing"):
+        checkpoints.restore(other)
+
+
+def test_a_full_disk_is_said_and_loses_nothing(tmp_path):
+    checkpoints = save(tmp_path, 1)
+    big = {"x": np.random.default_rng(0).integers(0, 2**31, 200_000)}  # 1.6 MB, incompressible
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    import signal
+
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
+    try:
+        with pytest.raises(CheckpointError, match="step 1 is the newest kept.*Free some disk"):
+            checkpoints.save(2, big)
+            checkpoints.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert Checkpoints(tmp_path).restore(state(0)).step == 1
+
+
+def test_a_path_that_cannot_be_written_is_said(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot write the checkpoint of step 1"):
+        Checkpoints(tmp_path / "file" / "checkpoints").save(1, state(1))

@@ -1,0 +1,251 @@
+"""Runs: the same on any devices, the same when stopped and resumed, and clear when they fail."""
+
+import dataclasses
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+from conftest import make_experiment
+
+from jaxcl import augment, data, encoders, methods, training
+from jaxcl.training import Run, RunDirectory, Train, UserError, read_metrics, train
+from jaxcl.training.checkpoints import Checkpoints, name_leaves
+
+STEPS = 12
+
+
+def losses(directory):
+    return np.array([row["loss"] for row in read_metrics(RunDirectory(directory).metrics)])
+
+
+def final_arrays(directory, experiment):
+    setup = training.set_up(dataclasses.replace(experiment, run=Run(devices=1)))
+    restored = Checkpoints(RunDirectory(directory).checkpoints).restore(setup.state_shapes())
+    return restored.step, name_leaves(restored.state)
+
+
+def stop_after(monkeypatch, step):
+    """Sends this process a SIGTERM as soon as the loop has done `step` steps."""
+    from jaxcl.training.observers import ProgressBar
+
+    advance = ProgressBar.advance
+
+    def advance_and_stop(self, done):
+        advance(self, done)
+        if done == step - 1:  # the step under way when the signal comes is still done
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(ProgressBar, "advance", advance_and_stop)
+
+
+def test_a_run_leaves_what_it_promises(tmp_path, experiment, quiet):
+    outcome = train(experiment, tmp_path / "run", console=quiet)
+    assert outcome.finished
+    assert outcome.step == STEPS
+    files = RunDirectory(tmp_path / "run")
+    assert files.read_experiment() == experiment
+    rows = read_metrics(files.metrics)
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    assert set(rows[0]) >= {
+        "loss",
+        "chance_loss",
+        "accuracy",
+        "positive_similarity",
+        "negative_similarity",
+        "negatives",
+        "embedding_std",
+        "effective_rank",
+        "gradient_norm",
+        "learning_rate",
+        "examples_per_second",
+        "waiting_share",
+    }
+    assert all(0 <= row["waiting_share"] <= 1.01 for row in rows)
+    np.testing.assert_allclose(rows[0]["chance_loss"], np.log(201), rtol=1e-5)
+    assert Checkpoints(files.checkpoints).steps() == [STEPS]
+    assert not (tmp_path / "run" / "lock.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["moco", "moco_v3", "simclr", "memory"])
+def test_first_20_losses_agree_on_any_devices_under_both_mappings(tmp_path, quiet, method):
+    encoder = encoders.SmallCNN((4, 8))
+    chosen = {
+        "moco": methods.MoCo(encoder, encoders.moco_v2_projector(16), queue_size=200),
+        "moco_v3": methods.MoCoV3(
+            encoder,
+            encoders.moco_v3_projector(16, hidden=32),
+            encoders.moco_v3_predictor(16, hidden=32),
+        ),
+        "simclr": methods.SimCLR(encoder, encoders.simclr_v1_projector(16)),
+        "memory": methods.PlainMemory(encoder, memory_size=200, negatives=16),
+    }[method]
+    base = make_experiment(method=chosen, train=Train(batch_size=64, epochs=20 / 23))
+    found = {}
+    for devices, mapping in [(1, "pmap"), (2, "pmap"), (4, "pmap"), (8, "pmap"), (4, "shard_map")]:
+        run = Run(devices=devices, mapping=mapping, log_every=1)
+        directory = tmp_path / f"{devices}-{mapping}"
+        train(dataclasses.replace(base, run=run), directory, console=quiet)
+        found[devices, mapping] = losses(directory)
+    reference = found.pop((1, "pmap"))
+    assert len(reference) == 20
+    for which, ours in found.items():
+        np.testing.assert_allclose(ours, reference, rtol=0, atol=1e-5, err_msg=str(which))
+
+
+@pytest.mark.parametrize("stop", [1, 7])
+def test_stopped_and_resumed_ends_with_the_very_same_arrays(
+    tmp_path, experiment, quiet, monkeypatch, stop
+):
+    train(experiment, tmp_path / "whole", console=quiet)
+    with monkeypatch.context() as patch:
+        if stop > 1:
+            stop_after(patch, stop)
+            outcome = train(experiment, tmp_path / "parts", console=quiet)
+            assert outcome.stopped_by == signal.SIGTERM
+            assert outcome.step == stop
+            assert not outcome.finished
+        else:  # killed before any checkpoint: starts anew
+            RunDirectory(tmp_path / "parts").prepare(
+                experiment, jax.ShapeDtypeStruct((8, 8, 1), np.uint8)
+            )
+    assert train(experiment, tmp_path / "parts", console=quiet).finished
+    step, whole = final_arrays(tmp_path / "whole", experiment)
+    _, parts = final_arrays(tmp_path / "parts", experiment)
+    assert step == STEPS
+    assert whole.keys() == parts.keys()
+    for name, array in whole.items():
+        np.testing.assert_array_equal(parts[name], array, err_msg=name)
+    np.testing.assert_array_equal(losses(tmp_path / "parts"), losses(tmp_path / "whole"))
+
+
+def test_stopped_on_8_devices_goes_on_on_2_under_the_other_mapping(
+    tmp_path, experiment, quiet, monkeypatch
+):
+    train(experiment, tmp_path / "whole", console=quiet)
+    on_8 = dataclasses.replace(experiment, run=Run(devices=8, log_every=1))
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5)
+        assert train(on_8, tmp_path / "parts", console=quiet).step == 5
+    on_2 = dataclasses.replace(
+        experiment, run=Run(devices=2, mapping="shard_map", log_every=1, workers=0)
+    )
+    assert train(on_2, tmp_path / "parts", console=quiet).finished
+    np.testing.assert_allclose(
+        losses(tmp_path / "parts"), losses(tmp_path / "whole"), rtol=0, atol=1e-5
+    )
+
+
+def test_a_checkpoint_that_does_not_hold_is_passed_over_and_named(tmp_path, experiment, quiet):
+    often = dataclasses.replace(experiment, run=Run(devices=1, log_every=1, checkpoint_every=4))
+    train(often, tmp_path / "run", console=quiet)
+    expected = losses(tmp_path / "run")
+    folder = RunDirectory(tmp_path / "run").checkpoints
+    for path in (folder / f"{STEPS:08d}" / "arrays").rglob("d/*"):
+        path.write_bytes(b"")
+    train(often, tmp_path / "run", console=quiet)
+    said = quiet.export_text()
+    assert "passed over a checkpoint: step 12" in said
+    assert "resuming after step 8" in said
+    np.testing.assert_array_equal(losses(tmp_path / "run"), expected)  # rows past 8 were cut
+
+
+def test_the_state_is_donated(experiment):
+    setup = training.set_up(experiment)
+    state = setup.devices.replicate(setup.init_state())
+    program = setup.compile_step()
+    batch = setup.devices.split(setup.host_batch())
+    memory = program.lower(state, batch).compile().memory_analysis()
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    assert memory.alias_size_in_bytes >= size
+    new_state, _ = program(state, batch)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    assert int(new_state.step) == 1
+
+
+def test_two_runs_cannot_share_a_directory(tmp_path, experiment, quiet):
+    train(experiment, tmp_path, console=quiet)
+    lock = tmp_path / "lock.json"
+    lock.write_text(json.dumps({"host": "elsewhere", "process": 1, "start": "2026-01-01"}))
+    with pytest.raises(UserError, match="in use by process 1 on elsewhere since 2026-01-01"):
+        train(experiment, tmp_path, console=quiet)
+    import socket
+
+    lock.write_text(json.dumps({"host": socket.gethostname(), "process": 2**22 + 1}))
+    assert train(experiment, tmp_path, console=quiet).finished  # that process is gone
+
+
+def test_another_experiment_is_refused_by_name(tmp_path, experiment, quiet):
+    train(experiment, tmp_path, console=quiet)
+    other = dataclasses.replace(
+        experiment, method=dataclasses.replace(experiment.method, temperature=0.5)
+    )
+    with pytest.raises(UserError, match=r"method.temperature: 0.2 there, 0.5 here"):
+        train(other, tmp_path, console=quiet)
+
+
+def test_a_diverged_run_stops_and_keeps_what_it_had(tmp_path, experiment, quiet):
+    wild = dataclasses.replace(
+        experiment,
+        method=methods.SimCLR(encoders.MLP((8,)), temperature=0.1),
+        optimizer=training.SGD(learning_rate=4e3, scaling="none", weight_decay=1.0),
+        run=Run(devices=1, log_every=5, checkpoint_every=1),
+    )
+    with pytest.raises(training.DivergedError, match=r"training diverged. Lower"):
+        train(wild, tmp_path, console=quiet)
+    _, arrays = final_arrays(tmp_path, wild)
+    assert all(np.isfinite(np.asarray(array, np.float64)).all() for array in arrays.values())
+
+
+def test_a_collapsed_run_is_told_so(tmp_path, experiment, quiet):
+    """Such decay leaves biases alone: every digit ends at one point. The same run without it."""
+    healthy = dataclasses.replace(
+        experiment,
+        method=methods.SimCLR(encoders.MLP((64, 32)), temperature=0.2),
+        optimizer=training.SGD(learning_rate=0.2, weight_decay=0.0, decay="matrices"),
+        train=Train(batch_size=64, epochs=2),
+    )
+    assert train(healthy, tmp_path / "healthy", console=quiet).alarms == ()
+    collapsing = dataclasses.replace(
+        healthy,
+        optimizer=dataclasses.replace(healthy.optimizer, weight_decay=10.0),
+    )
+    (alarm,) = train(collapsing, tmp_path / "collapsing", console=quiet).alarms
+    assert "embeddings have collapsed" in alarm
+    assert alarm in " ".join(quiet.export_text().split())
+
+
+def test_a_run_at_chance_is_told_so(tmp_path, experiment, quiet):
+    frozen = dataclasses.replace(
+        experiment,
+        method=methods.SimCLR(encoders.MLP((64, 32)), temperature=100.0),
+        train=Train(batch_size=64, epochs=2),
+    )
+    (alarm,) = train(frozen, tmp_path, console=quiet).alarms
+    assert "the loss stays at chance" in alarm
+
+
+def test_images_that_do_not_decode_are_counted(tmp_path, experiment, quiet):
+    from PIL import Image
+
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for number in range(16):
+        pixels = random.integers(0, 256, (12, 12, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:02d}.png")
+    (folder / "03.png").write_bytes(b"not a picture")
+    pictures = dataclasses.replace(
+        experiment,
+        data=data.Folder(str(folder)),
+        views=augment.simclr(8),
+        method=methods.SimCLR(encoders.SmallCNN((4,))),
+        train=Train(batch_size=16, epochs=2),
+    )
+    train(pictures, tmp_path / "run", console=quiet)
+    rows = read_metrics(RunDirectory(tmp_path / "run").metrics)
+    assert [row["replaced_images"] for row in rows] == [1, 2]
+    assert "do not decode" in quiet.export_text()

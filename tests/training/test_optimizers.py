@@ -1,0 +1,125 @@
+"""Optimizers against stored steps, PyTorch's equations and optax; schedules against formulas."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxcl.training import LARS, SGD, AdamW, Schedule
+
+GOLDEN = np.load(Path(__file__).parents[1] / "reference" / "trajectories.npz")
+
+
+def replay(optimizer, learning_rates, params, grads):
+    rates = jnp.asarray(learning_rates)
+    transformation = optimizer.build(lambda step: rates[step])
+    state = transformation.init(params)
+    for gradient in grads:
+        updates, state = transformation.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def lars_case():
+    params = {name: jnp.asarray(GOLDEN[f"lars/start/{name}"], jnp.float32) for name in "wb"}
+    grads = [
+        {name: jnp.asarray(GOLDEN[f"lars/grad/{name}"][step], jnp.float32) for name in "wb"}
+        for step in range(20)
+    ]
+    return params, grads, GOLDEN["lars/learning_rate"].astype(np.float32)
+
+
+def test_lars_follows_the_reference():
+    params, grads, rates = lars_case()
+    optimizer = LARS(
+        weight_decay=float(GOLDEN["lars/param/weight_decay"]),
+        momentum=float(GOLDEN["lars/param/momentum"]),
+        trust_coefficient=float(GOLDEN["lars/param/trust_coefficient"]),
+    )
+    end = replay(optimizer, rates, params, grads)
+    for name in "wb":
+        np.testing.assert_allclose(end[name], GOLDEN[f"lars/end/{name}"], rtol=1e-5, atol=1e-6)
+
+
+def test_lars_of_updates_is_optax_lars_with_masks():
+    params, grads, rates = lars_case()
+    ours = replay(LARS(weight_decay=0.01, velocity="updates"), rates, params, grads)
+    mask = {"w": True, "b": False}
+    reference = optax.lars(
+        lambda step: jnp.asarray(rates)[step],
+        weight_decay=0.01,
+        weight_decay_mask=mask,
+        trust_ratio_mask=mask,
+    )
+    state, theirs = reference.init(params), params
+    for gradient in grads:
+        updates, state = reference.update(gradient, state, theirs)
+        theirs = optax.apply_updates(theirs, updates)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, theirs)
+    other_kind = replay(LARS(weight_decay=0.01), rates, params, grads)
+    assert np.abs(ours["w"] - other_kind["w"]).max() > 1e-4
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd_is_pytorchs(nesterov):
+    params, grads, _ = lars_case()
+    optimizer = SGD(weight_decay=0.1, momentum=0.8, nesterov=nesterov)
+    end = replay(optimizer, np.full(20, 0.05), params, grads)
+    for name in "wb":
+        w, velocity = np.asarray(params[name], np.float64), 0.0
+        for gradient in grads:
+            g = np.asarray(gradient[name]) + 0.1 * w
+            velocity = 0.8 * velocity + g
+            w = w - 0.05 * (g + 0.8 * velocity if nesterov else velocity)
+        np.testing.assert_allclose(end[name], w, rtol=1e-5, atol=1e-6)
+
+
+def test_decay_skips_biases_and_norms_where_asked():
+    params = {"kernel": jnp.ones((2, 2)), "scale": jnp.ones(2)}
+    zeros = [jax.tree.map(jnp.zeros_like, params)]
+    for optimizer in (SGD(weight_decay=0.5, decay="matrices"), AdamW(weight_decay=0.5), LARS()):
+        end = replay(optimizer, [0.1], params, zeros)
+        np.testing.assert_array_equal(end["scale"], params["scale"])
+    assert replay(SGD(weight_decay=0.5), [0.1], params, zeros)["scale"][0] < 1
+    assert replay(AdamW(weight_decay=0.5), [0.1], params, zeros)["kernel"][0, 0] < 1
+
+
+def test_clipping_scales_to_the_global_norm():
+    params = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
+    grads = [{"a": jnp.array([3.0]), "b": jnp.array([4.0])}]
+    end = replay(SGD(weight_decay=0.0, clip_norm=1.0), [1.0], params, grads)
+    np.testing.assert_allclose([end["a"][0], end["b"][0]], [-0.6, -0.8], rtol=1e-6)
+
+
+def test_learning_rate_grows_with_the_batch():
+    assert SGD(learning_rate=0.1).peak(1024) == pytest.approx(0.4)
+    assert SGD(learning_rate=0.1, scaling="sqrt").peak(1024) == pytest.approx(0.2)
+    assert SGD(learning_rate=0.1, scaling="none").peak(1024) == pytest.approx(0.1)
+
+
+def test_warm_up_then_cosine():
+    rate = Schedule(warmup_epochs=2).build(0.4, total_steps=100, steps_per_epoch=5)
+    np.testing.assert_allclose([rate(0), rate(5), rate(10)], [0.0, 0.2, 0.4], rtol=1e-6)
+    steps = np.arange(10, 100)
+    expected = 0.4 * (1 + np.cos(np.pi * (steps - 10) / 90)) / 2
+    np.testing.assert_allclose([rate(step) for step in steps], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_steps_and_constant():
+    rate = Schedule(decay="steps").build(1.0, total_steps=10, steps_per_epoch=1)
+    np.testing.assert_allclose(
+        [rate(step) for step in range(10)], [1.0] * 6 + [0.1] * 2 + [0.01] * 2, rtol=1e-6
+    )
+    assert Schedule(decay="constant").build(0.3, total_steps=10, steps_per_epoch=1)(7) == 0.3
+
+
+def test_wrong_settings_are_named():
+    with pytest.raises(ValueError, match="shorten the warm-up"):
+        Schedule(warmup_epochs=3).build(0.1, total_steps=10, steps_per_epoch=5)
+    with pytest.raises(ValueError, match=r"optimizer.learning_rate must be positive, got 0"):
+        SGD(learning_rate=0)
+    with pytest.raises(ValueError, match=r"optimizer.weight_decay"):
+        AdamW(weight_decay=-1.0)
