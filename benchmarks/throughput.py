@@ -104,7 +104,7 @@ def measure(arguments: argparse.Namespace, mapping: str) -> dict:
             result = gradient(state.params, state.method)
         jax.block_until_ready(result)
 
-    program = setup.compile_step()
+    program = setup.step
     placed = setup.devices.split(host)
     running = setup.devices.replicate(state)
     compiled = program.lower(running, placed).compile()

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _train(known.target, known.out, rest)
     if known.verb == "evaluate":
         return _evaluate(Path(known.run_dir))
-    return _embed(Path(known.run_dir), known.input, Path(known.out), known.batch_size)
+    return _embed(known)
 
 
 def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
@@ -59,6 +59,9 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     embed.add_argument("input", metavar="INPUT", help="a folder of images, an image, or an .npz")
     embed.add_argument("--out", required=True, metavar="FILE.npz")
     embed.add_argument("--batch-size", type=int, default=256, help="images at once (default: 256)")
+    embed.add_argument(
+        "--array", default="image", help="name of the images in an .npz (default: image)"
+    )
     return parser, train
 
 
@@ -106,14 +109,21 @@ def _evaluate(directory: Path) -> int:
     return 0
 
 
-def _embed(directory: Path, source: str, out: Path, batch_size: int) -> int:
+def _embed(known: argparse.Namespace) -> int:
     from jaxcl.evaluation.runs import embed_run
     from jaxcl.training.errors import UserError
 
     try:
-        print(embed_run(directory, Path(source), out, batch_size=batch_size))
+        written = embed_run(
+            Path(known.run_dir),
+            Path(known.input),
+            Path(known.out),
+            batch_size=known.batch_size,
+            array=known.array,
+        )
     except (UserError, OSError) as error:
         return _complain(error)
+    print(written)
     return 0
 
 

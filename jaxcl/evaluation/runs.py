@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.progress import track
 
 from jaxcl.augment import Normalize, Transform, Views, resized_crop, to_float
-from jaxcl.data import Arrays, Folder, Source, SourceConfig, sequential_batches
+from jaxcl.data import Arrays, ArraySource, Folder, Source, SourceConfig, sequential_batches
+from jaxcl.data.decoding import UndecodableImage, decode
 from jaxcl.evaluation.neighbours import neighbour_sheet
 from jaxcl.evaluation.report import Report, measure_representations, report_markdown
 from jaxcl.evaluation.retrieval import recall_at_k
@@ -113,11 +114,12 @@ def embed_run(
     if not source.exists():
         raise UserError(f"{source} does not exist: give a folder of images, an image, or an .npz")
     if source.suffix == ".npz":
-        config: SourceConfig = Arrays(str(source), image=array)
+        opened = _open(Arrays(str(source), image=array))
+    elif source.is_file():
+        opened = _one_picture(source, min(height, width), channels)
     else:
         size = min(height, width)
-        config = Folder(str(source), size=size, channels=1 if channels == 1 else 3)
-    opened = _open(config)
+        opened = _open(Folder(str(source), size=size, channels=1 if channels == 1 else 3))
     if opened.image_shape[-1] != channels:
         raise UserError(
             f"{source} holds images of {opened.image_shape[-1]} channels; the run was trained on "
@@ -231,6 +233,14 @@ def _read_batches(source: Source, batch_size: int, what: str) -> Iterator[tuple[
             yield batch["image"], int(batch["replaced"].sum())
     except ValueError as error:
         raise UserError(f"reading the data: {error}") from error
+
+
+def _one_picture(path: Path, size: int, channels: int) -> Source:
+    try:
+        picture = decode(path.read_bytes(), str(path), size=size, channels=channels)
+    except UndecodableImage as error:
+        raise UserError(str(error)) from error
+    return ArraySource(picture[None], names=[path.name])
 
 
 def _open(config: SourceConfig) -> Source:

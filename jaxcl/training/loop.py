@@ -119,7 +119,6 @@ def _run_steps(
 ) -> int:
     """Steps until the end or a request to stop; returns the number of steps done."""
     train, run, total = setup.experiment.train, setup.experiment.run, setup.total_steps
-    step_on_devices = setup.compile_step()
     clock = _Clock(setup)
     logged: tuple[Row, Any] | None = None  # a row whose metrics may still be computing
     step = start
@@ -134,10 +133,12 @@ def _run_steps(
     place = _placing(setup)
     with prefetch(source_batches, place, depth=run.prefetch) as batches:
         for batch, replaced in _readable(batches):
-            state, metrics = step_on_devices(state, batch)
+            state, metrics = setup.step(state, batch)
             step += 1
             if replaced and not clock.replaced:
-                bar.say("note: images that do not decode have others in their place; how many is in")
+                bar.say(
+                    "note: images that do not decode have others in their place; how many is in"
+                )
                 bar.say(f"metrics.jsonl as replaced_images, from step {step} on")
             clock.count(replaced)
             if logged is not None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -46,8 +46,12 @@ class Setup:
         """`init_state` as shapes and types, nothing computed."""
         return jax.eval_shape(self.init_state)
 
-    def compile_step(self) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]:
-        """The step over all devices, of a replicated state and a split batch."""
+    @cached_property
+    def step(self) -> Any:
+        """The step over all devices: (replicated state, split batch) -> (state, metrics).
+
+        A jitted function, compiled when first called; it has `.lower`.
+        """
         return self.devices.compile(
             make_step(
                 self.experiment.method,
@@ -102,5 +106,6 @@ def _set_up(experiment: Experiment) -> Setup:
         total_steps=total_steps,
         notices=tuple(notices),
     )
-    setup.state_shapes()  # traces views and networks: what does not fit is said now
+    # Traces views, networks and loss: what does not fit is said now, and the trace serves later.
+    jax.eval_shape(setup.step, setup.state_shapes(), setup.devices.split(setup.host_batch()))
     return setup

@@ -11,7 +11,7 @@ from jaxcl import augment, data, encoders, methods, training
 @pytest.fixture
 def quiet():
     """A console that keeps what is said."""
-    return Console(record=True, width=200, file=open("/dev/null", "w"))  # noqa: SIM115
+    return Console(record=True, width=200, file=open("/dev/null", "w"))
 
 
 @pytest.fixture

@@ -156,7 +156,7 @@ def test_a_checkpoint_that_does_not_hold_is_passed_over_and_named(tmp_path, expe
 def test_the_state_is_donated(experiment):
     setup = training.set_up(experiment)
     state = setup.devices.replicate(setup.init_state())
-    program = setup.compile_step()
+    program = setup.step
     batch = setup.devices.split(setup.host_batch())
     memory = program.lower(state, batch).compile().memory_analysis()
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))

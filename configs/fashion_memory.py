@@ -1,0 +1,21 @@
+"""The memory method of introductions on Fashion-MNIST: 784 -> 128 -> 64, memory 10,000, k = 128."""
+
+from jaxcl import augment, data, encoders, methods, training
+
+FASHION = "data/fashion_mnist.npz"
+
+
+def config() -> training.Experiment:
+    return training.Experiment(
+        data=data.Arrays(FASHION),
+        views=augment.crops(28, (0.5, 1.0), brightness=0.4, noise=0.05),
+        method=methods.PlainMemory(
+            encoder=encoders.MLP((128, 64)), memory_size=10_000, negatives=128
+        ),
+        optimizer=training.AdamW(learning_rate=1e-3, scaling="none", weight_decay=1e-4),
+        train=training.Train(batch_size=256, epochs=10),
+        evaluate=training.Evaluate(
+            train=data.Arrays(FASHION, label="label"),
+            test=data.Arrays(FASHION, image="test_image", label="test_label"),
+        ),
+    )

@@ -1,0 +1,302 @@
+"""The command line from outside: what each verb does, and one clear error for each bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxcl.cli import main
+
+ROOT = Path(__file__).parents[1]
+QUICK = [
+    "--train.epochs",
+    "0.3",
+    "--train.batch_size",
+    "64",
+    "--method.queue_size",
+    "128",
+    "--method.encoder.widths",
+    "4",
+    "8",
+    "--run.log_every",
+    "1",
+]
+CONFIG = str(ROOT / "configs" / "quickstart.py")
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    """A short run of the quickstart."""
+    directory = tmp_path_factory.mktemp("runs") / "quick"
+    assert main(["train", CONFIG, "--out", str(directory), *QUICK]) == 0
+    return directory
+
+
+def test_train_evaluates_and_leaves_figures_and_a_picture(run_dir):
+    figures = json.loads((run_dir / "evaluation.json").read_text())
+    assert list(figures["scores"]) == ["raw input", "untrained encoder", "trained encoder"]
+    for scores in figures["scores"].values():
+        assert 0.1 < scores["knn"] <= 1.0
+        assert [few["labels_per_class"] for few in scores["few_labels"]] == [1, 5, 10]
+    assert Image.open(run_dir / "neighbours.png").size[0] > 300
+
+
+def test_evaluate_prints_the_table_again(run_dir, capsys):
+    assert main(["evaluate", str(run_dir)]) == 0
+    printed = capsys.readouterr().out
+    for word in ("raw input", "untrained encoder", "trained encoder", "neighbours.png"):
+        assert word in printed
+
+
+def test_train_on_a_finished_run_directory_has_nothing_to_do(run_dir, capsys):
+    rows = (run_dir / "metrics.jsonl").read_text()
+    assert main(["train", str(run_dir), "--run.devices", "2"]) == 0
+    assert (run_dir / "metrics.jsonl").read_text() == rows
+
+
+def write_pictures(folder, sizes, mode="L"):
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for number, size in enumerate(sizes):
+        shape = (*size, 3) if mode == "RGB" else size
+        Image.fromarray(random.integers(0, 256, shape, dtype=np.uint8)).save(
+            folder / f"{number}.png"
+        )
+
+
+def test_embed_writes_features_with_file_names(run_dir, tmp_path, capsys):
+    write_pictures(tmp_path / "pictures", [(20, 30), (9, 8), (8, 8)])
+    out = tmp_path / "new" / "features.npz"
+    assert main(["embed", str(run_dir), str(tmp_path / "pictures"), "--out", str(out)]) == 0
+    written = np.load(out)
+    assert written["features"].shape == (3, 8)
+    assert list(written["names"]) == ["0.png", "1.png", "2.png"]
+    assert "3 x 8 features" in capsys.readouterr().out
+
+
+def test_embed_equals_the_method_on_the_same_images(run_dir, tmp_path):
+    from jaxcl.data import Digits
+    from jaxcl.training import restore_run
+
+    images = np.stack([Digits("test").open()[i]["image"] for i in range(70)])
+    np.savez(tmp_path / "digits.npz", image=images)
+    out = tmp_path / "features.npz"
+    arguments = ["embed", str(run_dir), str(tmp_path / "digits.npz"), "--out", str(out)]
+    assert main([*arguments, "--batch-size", "32"]) == 0
+    run = restore_run(run_dir)
+    expected = run.experiment.method.embed(
+        run.state.params, run.state.method, images.astype(np.float32) / 255
+    )
+    np.testing.assert_allclose(np.load(out)["features"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_embed_takes_one_picture(run_dir, tmp_path):
+    write_pictures(tmp_path / "pictures", [(8, 8)])
+    out = tmp_path / "one.npz"
+    picture = str(tmp_path / "pictures" / "0.png")
+    assert main(["embed", str(run_dir), picture, "--out", str(out)]) == 0
+    assert np.load(out)["features"].shape == (1, 8)
+
+
+def folder_config(tmp_path, folder, extra=""):
+    path = tmp_path / "config.py"
+    path.write_text(
+        "from jaxcl import augment, data, encoders, methods, training\n"
+        "def config():\n"
+        "    return training.Experiment(\n"
+        f"        data=data.Folder({str(folder)!r}),\n"
+        "        views=augment.simclr(8),\n"
+        "        method=methods.SimCLR(encoders.SmallCNN((4,))),\n"
+        "        train=training.Train(batch_size=4, epochs=1),\n"
+        f"        run=training.Run(devices=1), {extra})\n"
+    )
+    return str(path)
+
+
+def missing_folder(tmp_path):
+    return ["train", folder_config(tmp_path, tmp_path / "nowhere")]
+
+
+def empty_folder(tmp_path):
+    (tmp_path / "empty").mkdir()
+    return ["train", folder_config(tmp_path, tmp_path / "empty")]
+
+
+def other_sizes(tmp_path):
+    write_pictures(tmp_path / "pictures", [(9, 9)] * 4 + [(9, 10)] * 4, "RGB")
+    return ["train", folder_config(tmp_path, tmp_path / "pictures")]
+
+
+def only_corrupt_images(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    for number in range(8):
+        (tmp_path / "pictures" / f"{number}.png").write_bytes(b"nothing")
+    return ["train", folder_config(tmp_path, tmp_path / "pictures")]
+
+
+def no_labels(tmp_path):
+    np.savez(tmp_path / "data.npz", image=np.zeros((8, 9, 9, 3), np.uint8))
+    path = str(tmp_path / "data.npz")
+    extra = f"evaluate=training.Evaluate(test=data.Arrays({path!r}, label='label'))"
+    write_pictures(tmp_path / "pictures", [(9, 9)] * 8, "RGB")
+    return ["train", folder_config(tmp_path, tmp_path / "pictures", extra)]
+
+
+def no_experiment(tmp_path):
+    (tmp_path / "c.py").write_text("x = 1\n")
+    return ["train", str(tmp_path / "c.py")]
+
+
+def not_a_run(tmp_path):
+    return ["train", str(tmp_path)]
+
+
+def quick(*options):
+    return lambda tmp_path: ["train", CONFIG, *QUICK, *options]
+
+
+BAD_INPUT = {
+    "missing folder": (missing_folder, "nowhere"),
+    "empty folder": (empty_folder, "no image"),
+    "images of other sizes": (other_sizes, "9 x 10|10 x 9|9x10|10x9"),
+    "only corrupt images": (only_corrupt_images, "0.png"),
+    "no label where one is needed": (no_labels, "label"),
+    "config without config()": (no_experiment, "defines no function config"),
+    "directory that is no run": (not_a_run, "not a run directory"),
+    "config that does not exist": (lambda _: ["train", "missing.py"], "missing.py is neither"),
+    "unknown option": (quick("--method.temprature", "0.1"), "meant.*--method.temperature"),
+    "value of another type": (quick("--method.temperature", "warm"), "method.temperature.*'warm'"),
+    "temperature 0": (quick("--method.temperature", "0"), "temperature must be positive, got 0"),
+    "temperature below 0": (quick("--method.temperature", "-1"), "temperature must be positive"),
+    "batch that does not divide": (
+        quick("--train.batch_size", "100", "--run.devices", "8"),
+        "batch_size 100 does not divide over 8 devices: use 96 or 104",
+    ),
+    "batch larger than the data": (
+        quick("--train.batch_size", "4096", "--method.queue_size", "4096"),
+        "4096 is larger than the data set of 1500",
+    ),
+    "queue smaller than a batch": (
+        quick("--method.queue_size", "10"),
+        "queue_size 10 is smaller than batch_size 64",
+    ),
+    "more devices than there are": (quick("--run.devices", "9"), "run.devices is 9"),
+    "groups that do not divide": (
+        quick("--method.encoder.batch_norm_groups", "7"),
+        "7 groups do not divide a device's batch of 64",
+    ),
+    "warm-up longer than training": (
+        quick("--schedule.warmup_epochs", "5"),
+        "shorten the warm-up",
+    ),
+    "evaluation of no run": (lambda tmp_path: ["evaluate", str(tmp_path)], "not a run directory"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_INPUT)
+def test_bad_input_is_one_clear_error(name, tmp_path, monkeypatch, capsys):
+    import re
+
+    arguments, message = BAD_INPUT[name]
+    arguments = arguments(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    out = [] if arguments[0] == "evaluate" or name == "directory that is no run" else ["--out", "o"]
+    assert main([*arguments, *out]) == 2
+    complaint = capsys.readouterr().err
+    (line,) = [line for line in complaint.splitlines() if line.startswith("jaxcl: error: ")]
+    assert re.search(message, line), line
+    assert "Traceback" not in complaint
+
+
+def test_a_queue_larger_than_the_data_is_said(tmp_path, capsys):
+    options = ["--method.queue_size", "2000", "--evaluate.neighbours", "5"]
+    assert main(["train", CONFIG, "--out", str(tmp_path / "run"), *QUICK, *options]) == 0
+    assert "larger than the data set (1500 examples)" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_run_directory_of_another_experiment_names_what_differs(run_dir, capsys):
+    options = [*QUICK, "--method.temperature", "0.7"]
+    assert main(["train", CONFIG, "--out", str(run_dir), *options]) == 2
+    assert "method.temperature: 0.2 there, 0.7 here" in capsys.readouterr().err
+
+
+def test_features_for_images_of_other_channels_are_refused(run_dir, tmp_path, capsys):
+    np.savez(tmp_path / "rgb.npz", image=np.zeros((3, 8, 8, 3), np.uint8))
+    out = str(tmp_path / "f.npz")
+    assert main(["embed", str(run_dir), str(tmp_path / "rgb.npz"), "--out", out]) == 2
+    assert "3 channels; the run was trained on 1" in capsys.readouterr().err
+    assert not Path(out).exists()
+
+
+def test_help_lists_each_field_with_its_default(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", CONFIG, "--help"])
+    assert stop.value.code == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "--method.temperature FLOAT Divides similarities; > 0. (default: 0.2)" in text
+    assert main(["train", "--help"]) == 0
+
+
+def start(arguments, tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+    return subprocess.Popen(
+        [sys.executable, "-m", "jaxcl.cli", *arguments],
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_rows(path, count, process):
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if path.exists() and len(path.read_text().splitlines()) >= count:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"no {count} rows: {process.communicate()[1][-2000:]}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_exits_and_the_run_goes_on(number, tmp_path):
+    directory = tmp_path / "run"
+    options = [*QUICK, "--train.epochs", "60"]
+    process = start(["train", CONFIG, "--out", str(directory), *options], tmp_path)
+    wait_for_rows(directory / "metrics.jsonl", 5, process)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, said
+    assert f"jaxcl train {directory}" in said
+    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    saved = max(int(path.name) for path in (directory / "checkpoints").iterdir())
+    assert saved == rows[-1]["step"]
+    assert not (directory / "lock.json").exists()
+    again = start(["train", str(directory)], tmp_path)
+    wait_for_rows(directory / "metrics.jsonl", len(rows) + 3, again)
+    again.send_signal(signal.SIGTERM)
+    assert f"resuming after step {saved}" in again.communicate(timeout=60)[1]
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path):
+    directory = tmp_path / "run"
+    options = [*QUICK, "--train.epochs", "60", "--run.checkpoint_every", "3"]
+    process = start(["train", CONFIG, "--out", str(directory), *options], tmp_path)
+    wait_for_rows(directory / "metrics.jsonl", 10, process)
+    process.kill()
+    process.communicate()
+    again = start(["train", str(directory)], tmp_path)
+    wait_for_rows(directory / "metrics.jsonl", 14, again)
+    again.send_signal(signal.SIGTERM)
+    assert "resuming after step" in again.communicate(timeout=60)[1]
+    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))

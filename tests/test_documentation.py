@@ -1,0 +1,40 @@
+"""What the documentation shows, runs: docstring examples and the README's Python."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import jaxcl
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted(
+    module.name for module in pkgutil.walk_packages(jaxcl.__path__, "jaxcl.") if not module.ispkg
+)
+README_BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples(name):
+    result = doctest.testmod(
+        importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE
+    )
+    assert result.failed == 0
+
+
+@pytest.mark.parametrize("number", range(len(README_BLOCKS)))
+def test_readme_python_runs(number):
+    names = {}
+    exec(compile(README_BLOCKS[number], "README.md", "exec"), names)
+    assert float(names["loss"]) > 0
+
+
+def test_readme_has_its_two_commands():
+    commands = re.findall(r"^ +(pip install -e .*&&.*)$", (ROOT / "README.md").read_text(), re.M)
+    assert commands == [
+        "pip install -e . && jaxcl train configs/quickstart.py",
+        'pip install -e ".[test]" && pytest',
+    ]
