@@ -20,8 +20,9 @@ from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
-# XLA's default kernels for products of small matrices on CPU are slow; harmless on other devices.
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=")
+from jaxcl.cpu_flags import prefer_fast_convolutions
+
+prefer_fast_convolutions()  # before jax is imported
 
 import jax
 import jax.numpy as jnp

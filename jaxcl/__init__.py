@@ -1,6 +1,6 @@
 """Contrastive representation learning in JAX and Flax.
 
-Submodules load on first use, so that `from jaxcl import losses` pays for jax and chex alone.
+Submodules load on first use, so that `from jaxcl import losses` pays for jax alone.
 """
 
 import importlib

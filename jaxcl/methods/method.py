@@ -4,6 +4,7 @@ import abc
 import dataclasses
 from typing import Any, TypeAlias
 
+import chex
 import flax.linen as nn
 import jax
 
@@ -134,6 +135,12 @@ def two_views(batch: Batch, method: Method) -> tuple[jax.Array, jax.Array]:
         raise ValueError(
             f"{type(method).__name__} contrasts two views; the batch has {len(batch.views)}"
         )
+    chex.assert_equal_shape_prefix(
+        batch.views,
+        1,
+        exception_type=ValueError,
+        custom_message=f"{type(method).__name__}: row i of both views must be of one example",
+    )
     return batch.views[0], batch.views[1]
 
 

@@ -11,7 +11,7 @@ class Cosine:
     """From `start` to `end` along half a cosine.
 
     Example:
-      >>> float(Cosine(0.99, 1.0)(0.5))
+      >>> print(f"{Cosine(0.99, 1.0)(0.5):.3f}")
       0.995
     """
 

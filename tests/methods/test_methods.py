@@ -254,6 +254,12 @@ def test_health_of_a_collapsed_and_a_spread_batch():
             lambda: METHODS["moco"].loss({}, None, Batch((jnp.ones((2, 3)),)), key=KEY),
             "MoCo contrasts two views; the batch has 1",
         ),
+        (
+            lambda: METHODS["moco"].loss(
+                {}, None, Batch((jnp.ones((2, 3)), jnp.ones((4, 3)))), key=KEY
+            ),
+            "MoCo: row i of both views must be of one example",
+        ),
     ],
 )
 def test_wrong_settings_are_named(make, message):

@@ -27,6 +27,11 @@ def save(folder, *steps, **options):
     return Checkpoints(folder, **options)
 
 
+def save_and_wait(checkpoints, step, arrays):
+    checkpoints.save(step, arrays)
+    checkpoints.wait()
+
+
 def data_file(folder, step):
     """The largest file that holds array bytes of a checkpoint."""
     files = [path for path in (folder / f"{step:08d}" / "arrays").rglob("d/*") if path.is_file()]
@@ -146,9 +151,8 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path):
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
     try:
-        with pytest.raises(CheckpointError, match="step 1 is the newest kept.*Free some disk"):
-            checkpoints.save(2, big)
-            checkpoints.wait()
+        with pytest.raises(CheckpointError, match=r"step 1 is the newest kept.*Free some disk"):
+            save_and_wait(checkpoints, 2, big)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, handler)

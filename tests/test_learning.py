@@ -1,0 +1,61 @@
+"""Methods learn: features beat the untrained encoder's, and raw pixels' where labels are few."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from jaxcl import data
+from jaxcl.cli import load_config
+from jaxcl.evaluation.runs import evaluate_run
+from jaxcl.training import Run, Train, train
+
+ROOT = Path(__file__).parents[1]
+SHARED = Path(os.environ.get("JAXCL_SHARED_DATA", ROOT.parent / "shared" / "data"))
+
+
+def scores_after(experiment, directory):
+    train(experiment, directory)
+    evaluate_run(directory)
+    return json.loads((directory / "evaluation.json").read_text())["scores"]
+
+
+def few_label_accuracy(scores, labels):
+    return next(
+        few["mean"] for few in scores["few_labels"] if few["labels_per_class"] == labels
+    )
+
+
+@pytest.mark.slow
+def test_quickstart_beats_pixels_and_the_untrained_encoder_with_few_labels(tmp_path):
+    scores = scores_after(load_config(ROOT / "configs" / "quickstart.py"), tmp_path)
+    trained = scores["trained encoder"]
+    for other, margin in (("raw input", 0.03), ("untrained encoder", 0.06)):
+        for labels in (1, 5, 10):
+            gain = few_label_accuracy(trained, labels) - few_label_accuracy(scores[other], labels)
+            assert gain > margin, (other, labels, gain)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (SHARED / "fashion_mnist.npz").exists(), reason="no Fashion-MNIST here")
+def test_the_textbook_memory_method_learns_fashion_mnist(tmp_path):
+    path = str(SHARED / "fashion_mnist.npz")
+    experiment = load_config(ROOT / "configs" / "fashion_memory.py")
+    experiment = dataclasses.replace(
+        experiment,
+        data=data.Arrays(path),
+        train=Train(batch_size=256, epochs=2),
+        run=Run(devices=1),
+        evaluate=dataclasses.replace(
+            experiment.evaluate,
+            train=data.Arrays(path, image="test_image", label="test_label"),
+            test=data.Arrays(path, image="test_image", label="test_label"),
+        ),
+    )
+    scores = scores_after(experiment, tmp_path)
+    gain = few_label_accuracy(scores["trained encoder"], 10) - few_label_accuracy(
+        scores["untrained encoder"], 10
+    )
+    assert gain > 0.03
