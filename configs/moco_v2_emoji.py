@@ -11,18 +11,22 @@ def config() -> training.Experiment:
         views=augment.simclr(32, strength=0.5, blur=False, mean=None),
         method=methods.MoCo(
             encoder=encoders.ResNet(18, stem="cifar", width=16, batch_norm_groups=8),
-            projector=encoders.moco_v2_projector(128),
+            projector=encoders.MLP(
+                (0, 128), batch_norm=True, output_norm="affine", batch_norm_groups=8
+            ),
             temperature=0.2,
-            queue_size=2048,
+            queue_size=1024,
             momentum=0.99,
         ),
         optimizer=training.SGD(learning_rate=0.12, weight_decay=5e-4),
+        schedule=training.Schedule(warmup_epochs=2),
         train=training.Train(batch_size=256, epochs=40),
         run=training.Run(devices=1),
         evaluate=training.Evaluate(
             train=data.Arrays(EMOJI, image="google", label="subcategory", size=32),
             test=data.Arrays(EMOJI, image="twitter", label="subcategory", size=32),
             neighbours=5,
+            weights="uniform",
             paired=True,
         ),
     )

@@ -15,7 +15,7 @@ def config() -> training.Experiment:
             momentum=0.99,
         ),
         optimizer=training.SGD(learning_rate=0.06, weight_decay=5e-4),
-        train=training.Train(batch_size=128, epochs=60),
+        train=training.Train(batch_size=128, epochs=100),
         run=training.Run(devices=1, checkpoint_every=200),
         evaluate=training.Evaluate(
             train=data.Digits(split="train"), test=data.Digits(split="test")

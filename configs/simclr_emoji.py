@@ -21,6 +21,7 @@ def config() -> training.Experiment:
             train=data.Arrays(EMOJI, image="google", label="subcategory", size=32),
             test=data.Arrays(EMOJI, image="twitter", label="subcategory", size=32),
             neighbours=5,
+            weights="uniform",
             paired=True,
         ),
     )

@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import inspect
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,14 +26,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest and known.verb != "train":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     prefer_fast_convolutions()  # before jax is imported
-    if known.verb == "train":
-        if known.target is None:
-            train_parser.print_help(sys.stderr)
-            return 0 if {"-h", "--help"} & {*rest} else _USAGE_ERROR
-        return _train(known.target, known.out, rest)
-    if known.verb == "evaluate":
-        return _evaluate(Path(known.run_dir))
-    return _embed(known)
+    if known.verb == "train" and known.target is None:
+        asked = bool({"-h", "--help"} & {*rest})
+        train_parser.print_help(sys.stdout if asked else sys.stderr)
+        return 0 if asked else _USAGE_ERROR
+    try:
+        if known.verb == "train":
+            return _train(known.target, known.out, rest)
+        if known.verb == "evaluate":
+            return _evaluate(Path(known.run_dir), known.config)
+        return _embed(known)
+    except KeyboardInterrupt:
+        print("jaxcl: interrupted", file=sys.stderr)
+        return _SIGNALLED + signal.SIGINT
 
 
 def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
@@ -53,10 +59,13 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
 
     evaluate = verbs.add_parser("evaluate", help="measure what a run has learned")
     evaluate.add_argument("run_dir", metavar="RUN_DIR")
+    own_classes = "its config file, where that has classes of your own"
+    evaluate.add_argument("--config", metavar="CONFIG", help=own_classes)
 
     embed = verbs.add_parser("embed", help="write the features of images to a file")
     embed.add_argument("run_dir", metavar="RUN_DIR")
     embed.add_argument("input", metavar="INPUT", help="a folder of images, an image, or an .npz")
+    embed.add_argument("--config", metavar="CONFIG", help=own_classes)
     embed.add_argument("--out", required=True, metavar="FILE.npz")
     embed.add_argument("--batch-size", type=int, default=256, help="images at once (default: 256)")
     embed.add_argument(
@@ -72,7 +81,7 @@ def _train(target: str, out: str | None, options: list[str]) -> int:
     from jaxcl.training import RunDirectory, free_directory, train
     from jaxcl.training.errors import UserError
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
     try:
         if Path(target).is_dir():
             if out is not None:
@@ -89,21 +98,20 @@ def _train(target: str, out: str | None, options: list[str]) -> int:
     if outcome.stopped_by is not None:
         console.print(
             f"stopped after step {outcome.step} of {outcome.total_steps}. "
-            f"Go on with: jaxcl train {directory}",
-            highlight=False,
-            soft_wrap=True,
+            f"Go on with: jaxcl train {directory}"
         )
         return _SIGNALLED + outcome.stopped_by
-    console.print(f"trained {outcome.step} steps; the run is in {directory}", highlight=False)
-    return _evaluate(directory) if experiment.evaluate is not None else 0
+    console.print(f"trained {outcome.step} steps; the run is in {directory}")
+    return _evaluate(directory, experiment) if experiment.evaluate is not None else 0
 
 
-def _evaluate(directory: Path) -> int:
+def _evaluate(directory: Path, config: "str | Experiment | None") -> int:
     from jaxcl.evaluation.runs import evaluate_run
     from jaxcl.training.errors import UserError
 
     try:
-        print(evaluate_run(directory))
+        experiment = load_config(Path(config)) if isinstance(config, str) else config
+        print(evaluate_run(directory, experiment))
     except (UserError, OSError) as error:
         return _complain(error)
     return 0
@@ -120,6 +128,7 @@ def _embed(known: argparse.Namespace) -> int:
             Path(known.out),
             batch_size=known.batch_size,
             array=known.array,
+            experiment=load_config(Path(known.config)) if known.config else None,
         )
     except (UserError, OSError) as error:
         return _complain(error)
@@ -142,11 +151,12 @@ def load_config(path: Path) -> "Experiment":
             f"{path} is neither a config file nor a run directory: give a .py file that defines "
             "config(), such as configs/quickstart.py"
         )
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"jaxcl_config_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is not a Python file: a config ends in .py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(path.stem, module)  # so that classes defined in it can be looked up
+    sys.modules[name] = module  # so that classes defined in it can be looked up
     spec.loader.exec_module(module)
     make = getattr(module, "config", None)
     if not inspect.isfunction(make):

@@ -1,6 +1,8 @@
 """Eight CPU devices for every test: set before jax is first imported."""
 
 import os
+import shutil
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
@@ -9,3 +11,15 @@ import jax
 
 # jax 0.10 can deadlock in a CPU collective when steps are dispatched without waiting.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+# Many tests compile the same programs: the workers of one session share them.
+CACHE = os.environ.setdefault("JAXCL_TEST_CACHE", tempfile.mkdtemp(prefix="jaxcl-tests-"))
+jax.config.update("jax_compilation_cache_dir", CACHE)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def pytest_unconfigure(config):
+    """Removes the compiled programs when the session ends, not when a worker does."""
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(CACHE, ignore_errors=True)

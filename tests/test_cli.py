@@ -196,6 +196,23 @@ BAD_INPUT = {
         quick("--schedule.warmup_epochs", "5"),
         "shorten the warm-up",
     ),
+    "seed below 0": (quick("--train.seed", "-1"), "train.seed must not be negative"),
+    "workers below 0": (quick("--run.workers", "-1"), "run.workers must not be negative"),
+    "type that is none": (quick("--method.encoder.dtype", "float17"), "float17.*bfloat16"),
+    "layer without width": (quick("--method.encoder.widths", "0"), "SmallCNN widths are"),
+    "momentum above 1": (quick("--method.momentum", "2"), "momentum must be 0 to 1, got 2"),
+    "negative clipping": (quick("--optimizer.clip_norm", "-1"), "clip_norm must be positive"),
+    "test examples that are not there": (
+        lambda tmp_path: [
+            "train",
+            folder_config(
+                write_pictures(tmp_path / "pictures", [(9, 9)] * 8, "RGB") or tmp_path,
+                tmp_path / "pictures",
+                "evaluate=training.Evaluate(test=data.Arrays('missing.npz'))",
+            ),
+        ],
+        "missing.npz",
+    ),
     "evaluation of no run": (lambda tmp_path: ["evaluate", str(tmp_path)], "not a run directory"),
 }
 
@@ -213,6 +230,7 @@ def test_bad_input_is_one_clear_error(name, tmp_path, monkeypatch, capsys):
     (line,) = [line for line in complaint.splitlines() if line.startswith("jaxcl: error: ")]
     assert re.search(message, line), line
     assert "Traceback" not in complaint
+    assert not (tmp_path / "o" / "checkpoints").exists()  # before any training
 
 
 def test_a_queue_larger_than_the_data_is_said(tmp_path, capsys):
@@ -279,7 +297,6 @@ def test_a_signal_saves_and_exits_and_the_run_goes_on(number, tmp_path):
     rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     saved = max(int(path.name) for path in (directory / "checkpoints").iterdir())
     assert saved == rows[-1]["step"]
-    assert not (directory / "lock.json").exists()
     again = start(["train", str(directory)], tmp_path)
     wait_for_rows(directory / "metrics.jsonl", len(rows) + 3, again)
     again.send_signal(signal.SIGTERM)

@@ -23,9 +23,7 @@ def scores_after(experiment, directory):
 
 
 def few_label_accuracy(scores, labels):
-    return next(
-        few["mean"] for few in scores["few_labels"] if few["labels_per_class"] == labels
-    )
+    return next(few["mean"] for few in scores["few_labels"] if few["labels_per_class"] == labels)
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """A small convolutional network for tiny images, such as 8x8 or 28x28."""
 
+from typing import Literal
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -25,7 +27,7 @@ class SmallCNN(nn.Module):
     things are."""
     batch_norm_groups: int | None = None
     """Who shares batch statistics; see `BatchNorm.groups`."""
-    dtype: str = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the computation; parameters are float32."""
 
     @nn.compact
@@ -33,6 +35,8 @@ class SmallCNN(nn.Module):
         self, images: jax.Array, *, train: bool = False, axis_name: str | None = None
     ) -> jax.Array:
         """Maps images [N, H, W, C] to features [N, F] in float32."""
+        if not self.widths or min(self.widths) < 1:
+            raise ValueError(f"SmallCNN widths are {self.widths}: give channels, as in (32, 64)")
         if images.ndim != 4:
             raise ValueError(f"SmallCNN takes images [N, H, W, C]; got shape {images.shape}")
         x = images.astype(self.dtype)

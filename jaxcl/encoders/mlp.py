@@ -33,7 +33,7 @@ class MLP(nn.Module):
     """End with a ReLU, as a hidden layer does."""
     batch_norm_groups: int | None = None
     """Who shares batch statistics; see `BatchNorm.groups`."""
-    dtype: str = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the computation; parameters are float32."""
 
     @nn.compact
@@ -50,9 +50,9 @@ class MLP(nn.Module):
         Returns:
           [N, widths[-1]] in float32.
         """
-        if not self.widths:
+        if not self.widths or min(self.widths) < 0:
             raise ValueError(
-                "MLP widths is empty: give the width of at least one layer, as in (128, 64)"
+                f"MLP widths are {self.widths}: give the width of each layer, as in (128, 64)"
             )
         x = inputs.reshape(inputs.shape[0], -1).astype(self.dtype)
         input_width = x.shape[-1]

@@ -1,5 +1,7 @@
 """Batch normalization over all devices, over one device, or over groups of one device's batch."""
 
+from typing import Literal
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -31,7 +33,7 @@ class BatchNorm(nn.Module):
     """Learn a scale and a bias."""
     zero_init_scale: bool = False
     """Start the scale at 0, so that a residual branch starts as nothing."""
-    dtype: str = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the output."""
 
     @nn.compact

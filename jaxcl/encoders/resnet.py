@@ -49,7 +49,7 @@ class ResNet(nn.Module):
     batch_norm_groups: int | None = None
     """Who shares batch statistics; see `BatchNorm.groups`. None: all devices; 1: each device for
     itself."""
-    dtype: str = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the computation; parameters and statistics are float32."""
 
     @nn.compact

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from jaxcl.evaluation.few_labels import FewLabels, label_efficiency
 from jaxcl.evaluation.geometry import alignment, effective_rank, rankme, spread, uniformity
-from jaxcl.evaluation.knn import knn_accuracy
+from jaxcl.evaluation.knn import Weights, knn_accuracy
 from jaxcl.evaluation.linear import L2_GRID, LinearProbe, linear_probe
 from jaxcl.evaluation.validation import as_features, as_labels
 
@@ -63,6 +63,7 @@ def measure_representations(
     views: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None,
     k: int = 20,
     temperature: float = 0.07,
+    weights: Weights = "distance",
     l2: float | Sequence[float] = L2_GRID,
     labels_per_class: Sequence[int] = (1, 5, 10),
     draws: int = 10,
@@ -78,6 +79,7 @@ def measure_representations(
       views: name to features of two views of the same examples ([V, D], [V, D]), for alignment.
       k: neighbours of `knn_accuracy`.
       temperature: of `knn_accuracy`.
+      weights: of `knn_accuracy`.
       l2: of `linear_probe`.
       labels_per_class: of `label_efficiency`.
       draws: of `label_efficiency`.
@@ -127,6 +129,7 @@ def measure_representations(
                 pair=(views or {}).get(name),
                 k=k,
                 temperature=temperature,
+                weights=weights,
                 l2=l2,
                 labels_per_class=labels_per_class,
                 draws=draws,
@@ -146,6 +149,7 @@ def _measure(
     pair: tuple[ArrayLike, ArrayLike] | None,
     k: int,
     temperature: float,
+    weights: Weights,
     l2: float | Sequence[float],
     labels_per_class: Sequence[int],
     draws: int,
@@ -158,7 +162,7 @@ def _measure(
     few: tuple[FewLabels, ...] = ()
     if train_labels is not None and test_labels is not None:
         parts = train, train_labels, test, test_labels
-        knn = knn_accuracy(*parts, k=k, temperature=temperature)
+        knn = knn_accuracy(*parts, k=k, temperature=temperature, weights=weights)
         linear = linear_probe(*parts, l2=l2, seed=seed)
         few = label_efficiency(*parts, labels_per_class=labels_per_class, draws=draws, seed=seed)
     return Scores(

@@ -1,8 +1,11 @@
 """From a run directory to what its encoder is worth: features of any images, and a report."""
 
+import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +13,23 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from jaxcl.augment import Normalize, Transform, Views, resized_crop, to_float
+from jaxcl.augment import (
+    Normalize,
+    Transform,
+    Views,
+    batch_views,
+    resized_crop,
+    to_float,
+)
 from jaxcl.data import Arrays, ArraySource, Folder, Source, SourceConfig, sequential_batches
 from jaxcl.data.decoding import UndecodableImage, decode
+from jaxcl.evaluation.knn import nearest_neighbours
 from jaxcl.evaluation.neighbours import neighbour_sheet
 from jaxcl.evaluation.report import Report, measure_representations, report_markdown
 from jaxcl.evaluation.retrieval import recall_at_k
 from jaxcl.methods import Method
 from jaxcl.training import (
+    Experiment,
     RestoredRun,
     RunDirectory,
     TrainState,
@@ -29,16 +41,18 @@ from jaxcl.training import (
 from jaxcl.training.checkpoints import write_durably
 
 _RAW_SIDE = 32  # raw input is compared at no more than this many pixels a side
-_SHEET_ROWS = 10
+_SHEET_ROWS, _SHEET_COLUMNS = 10, 8
+_ALIGNED = 512  # test examples whose views are compared
 
 
-def evaluate_run(directory: Path) -> str:
+def evaluate_run(directory: Path, experiment: Experiment | None = None) -> str:
     """Measures a run's features beside raw input and the untrained encoder.
 
-    Writes `evaluation.json` and, with test examples, the picture `neighbours.png`.
+    Writes `evaluation.json` and the picture `neighbours.png`.
 
     Args:
       directory: a run directory with at least one checkpoint.
+      experiment: as in `restore_run`.
 
     Returns:
       The report as text.
@@ -46,7 +60,7 @@ def evaluate_run(directory: Path) -> str:
     Raises:
       UserError: if the run has no checkpoint, or names no examples to be measured on.
     """
-    run = restore_run(directory)
+    run = restore_run(directory, experiment)
     settings = run.experiment.evaluate
     if settings is None or settings.test is None:
         raise UserError(
@@ -55,26 +69,24 @@ def evaluate_run(directory: Path) -> str:
         )
     train_source = _open(settings.train or run.experiment.data)
     test_source = _open(settings.test)
-    train_images, test_images = (
-        read_images(source, settings.batch_size) for source in (train_source, test_source)
-    )
     untrained = start_state(run.experiment, run.image)
-    representations = {}
-    for name, embed in (
-        ("raw input", raw_embedding()),
-        ("untrained encoder", encoder_embedding(run, untrained)),
-        ("trained encoder", encoder_embedding(run, run.state)),
-    ):
-        parts = (train_images, test_images)
-        train, test = (embed_all(embed, part, settings.batch_size, name) for part in parts)
-        representations[name] = (train, test)
+    encoders = {
+        "raw input": Embedding.of_pixels(run),
+        "untrained encoder": Embedding.of_encoder(run, untrained),
+        "trained encoder": Embedding.of_encoder(run, run.state),
+    }
+    train = embed_source(encoders, train_source, settings.batch_size)
+    test = embed_source(encoders, test_source, settings.batch_size)
+    representations = {name: (train[name], test[name]) for name in encoders}
     try:
         report = measure_representations(
             representations,
             train_source.labels,
             test_source.labels,
+            views=_view_features(encoders, run, test_source),
             k=min(settings.neighbours, len(train_source)),
             temperature=settings.temperature,
+            weights=settings.weights,
             labels_per_class=settings.labels_per_class,
         )
         retrieval = _retrieval(representations) if settings.paired else {}
@@ -84,15 +96,24 @@ def evaluate_run(directory: Path) -> str:
     document = {"step": run.step, "retrieval": retrieval, **report.as_dict()}
     write_durably(files.evaluation, json.dumps(document, indent=2) + "\n")
     _draw_neighbours(
-        files.neighbours, train_source, train_images, test_source, test_images, representations
+        files.neighbours, train_source, test_source, *representations["trained encoder"]
     )
     return _describe(report, retrieval, run, files)
 
 
 def embed_run(
-    directory: Path, source: Path, out: Path, *, batch_size: int = 256, array: str = "image"
+    directory: Path,
+    source: Path,
+    out: Path,
+    *,
+    batch_size: int = 256,
+    array: str = "image",
+    experiment: Experiment | None = None,
 ) -> str:
-    """Writes the features of images to an .npz file: `features` [N, F] and `names` [N].
+    """Writes the features of images to an .npz file.
+
+    It holds `features` [N, F], `names` [N], and `replaced` [N], true where an image did not decode
+    and the row is that of the next one that did.
 
     Args:
       directory: a run directory with at least one checkpoint.
@@ -100,6 +121,7 @@ def embed_run(
       out: where to write.
       batch_size: images at once.
       array: name of the images in an .npz file.
+      experiment: as in `restore_run`.
 
     Returns:
       What was written, in words.
@@ -109,65 +131,82 @@ def embed_run(
     """
     if out.suffix != ".npz":
         raise UserError(f"--out is {out}: give a file name that ends in .npz")
-    run = restore_run(directory)
-    height, width, channels = run.image.shape
+    if batch_size < 1:
+        raise UserError(f"--batch-size is {batch_size}: give at least 1")
     if not source.exists():
         raise UserError(f"{source} does not exist: give a folder of images, an image, or an .npz")
+    run = restore_run(directory, experiment)
+    height, width, channels = run.image.shape
+    size = min(height, width)
     if source.suffix == ".npz":
         opened = _open(Arrays(str(source), image=array))
     elif source.is_file():
-        opened = _one_picture(source, min(height, width), channels)
+        opened = _one_picture(source, size, channels)
     else:
-        size = min(height, width)
         opened = _open(Folder(str(source), size=size, channels=1 if channels == 1 else 3))
     if opened.image_shape[-1] != channels:
         raise UserError(
             f"{source} holds images of {opened.image_shape[-1]} channels; the run was trained on "
             f"{channels}"
         )
-    embed = encoder_embedding(run, run.state)
-    features, replaced = [], 0
-    for images, bad in _read_batches(opened, batch_size, "embedding"):
-        features.append(embed_all(embed, images, batch_size))
-        replaced += bad
-    everything = np.concatenate(features)
+    embedding = Embedding.of_encoder(run, run.state)
+    features, replaced = [], []
+    for batch in _read_batches(opened, batch_size, "embedding"):
+        features.append(embedding(batch["image"], batch_size))
+        replaced.append(batch["replaced"])
+    everything, bad = np.concatenate(features), np.concatenate(replaced)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(out.name + ".writing.npz")
-    np.savez(temporary, features=everything, names=np.array(list(opened.names)))
+    np.savez(temporary, features=everything, names=np.array(list(opened.names)), replaced=bad)
     temporary.replace(out)
     written = f"{len(everything)} x {everything.shape[1]} features of step {run.step}: {out}"
-    if replaced:
-        written += f" ({replaced} images did not decode; their rows repeat another's)"
+    if bad.any():
+        written += f" ({bad.sum()} images did not decode: see the array `replaced`)"
     return written
 
 
-def encoder_embedding(run: RestoredRun, state: TrainState) -> Callable[[jax.Array], jax.Array]:
-    """[N, H, W, C] images to the features of the run's encoder at that state."""
-    prepare = evaluation_view(run.experiment.views, run.image)
-    method: Method = run.experiment.method
-    params, method_state = jax.device_put((state.params, state.method))
+@dataclasses.dataclass(frozen=True)
+class Embedding:
+    """A representation of images: how one is prepared, and what maps prepared ones to features."""
 
-    @jax.jit
-    def embed(images: jax.Array) -> jax.Array:
-        return method.embed(params, method_state, jax.vmap(prepare)(images))
+    prepare: Callable[[jax.Array], jax.Array]
+    """Of one image [H, W, C]."""
+    features: Callable[[Any, jax.Array], jax.Array]
+    """Of arrays that it may need, and [N, H, W, C] prepared images, to [N, F]."""
+    arrays: Any = ()
 
-    return embed
+    @classmethod
+    def of_encoder(cls, run: RestoredRun, state: TrainState) -> "Embedding":
+        """The features of the run's encoder at that state."""
+        method: Method = run.experiment.method
+        return cls(
+            evaluation_view(run.experiment.views, run.image),
+            lambda arrays, images: method.embed(arrays[0], arrays[1], images),
+            jax.device_put((state.params, state.method)),
+        )
 
+    @classmethod
+    def of_pixels(cls, run: RestoredRun) -> "Embedding":
+        """The pixels themselves, of images shrunk to 32 x 32 where they are larger."""
 
-def raw_embedding() -> Callable[[jax.Array], jax.Array]:
-    """[N, H, W, C] images to their pixels, at 32 x 32 where they are larger."""
+        def prepare(image: jax.Array) -> jax.Array:
+            image = to_float(image)
+            height, width = image.shape[:2]
+            if max(height, width) <= _RAW_SIDE:
+                return image
+            return _centre_square((height, width), (_RAW_SIDE, _RAW_SIDE))(image)
 
-    @jax.jit
-    def embed(images: jax.Array) -> jax.Array:
-        height, width = images.shape[1:3]
-        if max(height, width) > _RAW_SIDE:
-            shrink = _centre_square((height, width), (_RAW_SIDE, _RAW_SIDE))
-            images = jax.vmap(lambda image: shrink(to_float(image)))(images)
-        else:
-            images = to_float(images)
-        return images.reshape(len(images), -1)
+        return cls(prepare, lambda _, images: images.reshape(len(images), -1))
 
-    return embed
+    def __call__(self, images: np.ndarray, batch_size: int) -> np.ndarray:
+        """Embeds up to `batch_size` images; fewer are padded, so that one program serves all."""
+        padding = [(0, batch_size - len(images)), *[(0, 0)] * (images.ndim - 1)]
+        features = self._program(self.arrays, jnp.asarray(np.pad(images, padding)))
+        return np.asarray(features)[: len(images)]
+
+    @cached_property
+    def _program(self) -> Callable[[Any, jax.Array], jax.Array]:
+        return jax.jit(lambda arrays, x: self.features(arrays, jax.vmap(self.prepare)(x)))
 
 
 def evaluation_view(views: Views, image: jax.ShapeDtypeStruct) -> Callable[[jax.Array], jax.Array]:
@@ -197,40 +236,46 @@ def evaluation_view(views: Views, image: jax.ShapeDtypeStruct) -> Callable[[jax.
     return prepare
 
 
-def embed_all(
-    embed: Callable[[jax.Array], jax.Array],
-    images: np.ndarray,
-    batch_size: int,
-    what: str | None = None,
-) -> np.ndarray:
-    """Embeds images in batches of one shape, so that one program serves all."""
-    batch_size = min(batch_size, len(images))
-    starts = range(0, len(images), batch_size)
-    console = Console(stderr=True)
-    shown = what is not None and console.is_terminal and len(starts) > 20
-    features = []
-    for start in track(starts, what or "", console=console, disable=not shown, transient=True):
-        batch = images[start : start + batch_size]
-        padding = [(0, batch_size - len(batch)), *[(0, 0)] * (images.ndim - 1)]
-        features.append(np.asarray(embed(jnp.asarray(np.pad(batch, padding))))[: len(batch)])
-    return np.concatenate(features)
+def embed_source(
+    embeddings: Mapping[str, Embedding], source: Source, batch_size: int
+) -> dict[str, np.ndarray]:
+    """Features [N, F] of all examples of a source, in order, by each of several embeddings."""
+    batch_size = min(batch_size, len(source))
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in embeddings}
+    for batch in _read_batches(source, batch_size, "embedding"):
+        for name, embedding in embeddings.items():
+            parts[name].append(embedding(batch["image"], batch_size))
+    return {name: np.concatenate(features) for name, features in parts.items()}
 
 
-def read_images(source: Source, batch_size: int) -> np.ndarray:
-    """All images of a source, in order, [N, H, W, C]."""
-    return np.concatenate([images for images, _ in _read_batches(source, batch_size, "reading")])
+def _view_features(
+    embeddings: Mapping[str, Embedding], run: RestoredRun, source: Source
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Features of two training views of some test examples, for alignment."""
+    count = min(_ALIGNED, len(source))
+    images = np.stack([source[record]["image"] for record in range(count)])
+    views = run.experiment.views
+    draw = jax.jit(lambda x: batch_views(views, jax.random.key(0), x, jnp.arange(count)))
+    first, second = draw(images)[:2]
+    features = {}
+    for name, embedding in embeddings.items():
+        program = jax.jit(embedding.features)
+        features[name] = (
+            np.asarray(program(embedding.arrays, first)),
+            np.asarray(program(embedding.arrays, second)),
+        )
+    return features
 
 
-def _read_batches(source: Source, batch_size: int, what: str) -> Iterator[tuple[np.ndarray, int]]:
+def _read_batches(source: Source, batch_size: int, what: str) -> Iterator[dict[str, np.ndarray]]:
     console = Console(stderr=True)
     total = -(-len(source) // batch_size)
     batches = sequential_batches(source, batch_size)
     shown = console.is_terminal and total > 20
     try:
-        for batch in track(
+        yield from track(
             batches, what, total=total, console=console, disable=not shown, transient=True
-        ):
-            yield batch["image"], int(batch["replaced"].sum())
+        )
     except ValueError as error:
         raise UserError(f"reading the data: {error}") from error
 
@@ -280,30 +325,27 @@ def _retrieval(
 
 
 def _draw_neighbours(
-    path: Path,
-    train_source: Source,
-    train_images: np.ndarray,
-    test_source: Source,
-    test_images: np.ndarray,
-    representations: dict[str, tuple[np.ndarray, np.ndarray]],
+    path: Path, train_source: Source, test_source: Source, train: np.ndarray, test: np.ndarray
 ) -> None:
     """One row for each of a few test examples, spread evenly over them."""
-    if train_images.shape[-1] not in (1, 3):
+    if train_source.image_shape[-1] not in (1, 3):
         return
-    train, test = representations["trained encoder"]
     rows = np.linspace(0, len(test) - 1, min(_SHEET_ROWS, len(test))).astype(int)
+    k = min(_SHEET_COLUMNS, len(train))
+    found, _ = nearest_neighbours(train, test[rows], k)
+    shown = np.unique(found)  # the only training images that are read again
     labels, test_labels = train_source.labels, test_source.labels
     labelled = labels is not None and test_labels is not None
     neighbour_sheet(
-        train_images,
-        train,
-        test_images[rows],
+        np.stack([train_source[int(record)]["image"] for record in shown]),
+        train[shown],
+        np.stack([test_source[int(record)]["image"] for record in rows]),
         test[rows],
         path,
-        labels=labels if labelled else None,
+        labels=labels[shown] if labels is not None and labelled else None,
         query_labels=test_labels[rows] if test_labels is not None and labelled else None,
         class_names=train_source.label_names if labelled else None,
-        k=min(8, len(train)),
+        k=k,
         title="Nearest training examples by the trained encoder",
     )
 

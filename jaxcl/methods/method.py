@@ -149,3 +149,9 @@ def check_positive(method: Method, **values: Any) -> None:
     for name, value in values.items():
         if isinstance(value, int | float) and not value > 0:
             raise ValueError(f"{type(method).__name__}: {name} must be positive, got {value}")
+
+
+def check_momentum(method: Method, momentum: Any) -> None:
+    """Raises where a share is outside 0 to 1; schedules, and arrays under a trace, pass."""
+    if isinstance(momentum, int | float) and not 0 <= momentum <= 1:
+        raise ValueError(f"{type(method).__name__}: momentum must be 0 to 1, got {momentum}")

@@ -10,7 +10,15 @@ import jax.numpy as jnp
 from jaxcl import memory
 from jaxcl.losses import info_nce
 from jaxcl.methods.health import contrast_health, spread_health
-from jaxcl.methods.method import Batch, Method, Metrics, Params, check_positive, two_views
+from jaxcl.methods.method import (
+    Batch,
+    Method,
+    Metrics,
+    Params,
+    check_momentum,
+    check_positive,
+    two_views,
+)
 from jaxcl.methods.networks import chain, forward, init_networks
 from jaxcl.methods.schedules import Cosine, value_at
 from jaxcl.methods.shuffle import shuffle_rows, unshuffle_rows
@@ -54,6 +62,7 @@ class MoCo(Method):
 
     def __post_init__(self) -> None:
         check_positive(self, temperature=self.temperature, queue_size=self.queue_size)
+        check_momentum(self, self.momentum)
 
     def init(self, key: jax.Array, batch: Batch) -> tuple[Params, MoCoState]:
         network_key, queue_key = jax.random.split(key)
@@ -127,12 +136,19 @@ class MoCo(Method):
                 f"queue_size {self.queue_size} is smaller than batch_size {batch_size}: keys would "
                 f"leave before they serve. Set method.queue_size to at least {batch_size}"
             )
+        notices = []
         if self.queue_size > examples:
-            return [
+            notices.append(
                 f"queue_size {self.queue_size} is larger than the data set ({examples} examples): "
                 "a picture's own old keys are among its negatives"
-            ]
-        return []
+            )
+        has_norm = getattr(self.encoder, "batch_norm", True)
+        if has_norm and getattr(self.encoder, "batch_norm_groups", 1) is None:
+            notices.append(
+                "the encoder's batch statistics are those of the whole batch, which tell MoCo's "
+                "keys from its queue: set method.encoder.batch_norm_groups"
+            )
+        return notices
 
     @property
     def _networks(self) -> dict[str, nn.Module]:
@@ -169,6 +185,7 @@ class MoCoV3(Method):
 
     def __post_init__(self) -> None:
         check_positive(self, temperature=self.temperature)
+        check_momentum(self, self.momentum)
 
     def init(self, key: jax.Array, batch: Batch) -> tuple[Params, MoCoV3State]:
         networks = self._target_networks | chain(predictor=self.predictor)

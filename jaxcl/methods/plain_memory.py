@@ -140,6 +140,11 @@ class PlainMemory(Method):
                     "examples), and each example's positive is its own entry. Set "
                     f"method.memory_size to {examples}"
                 )
+            if self.memory_size > examples:
+                return [
+                    f"memory_size {self.memory_size} is larger than the data set ({examples} "
+                    "examples): entries of no example stay random among the negatives"
+                ]
             return []
         if self.memory_size < batch_size:
             raise ValueError(

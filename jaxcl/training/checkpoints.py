@@ -20,6 +20,10 @@ _MANIFEST = "manifest.json"
 _ARRAYS = "arrays"
 
 
+# What orbax and tensorstore raise at damaged bytes.
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, IndexError)
+
+
 class CheckpointError(OSError):
     """A checkpoint could not be written or read; the message says which and what to do."""
 
@@ -46,6 +50,7 @@ class Checkpoints:
         self._keep_last = keep_last
         self._keep_every = keep_every
         self._saving: tuple[int, dict[str, np.ndarray]] | None = None
+        self._last_step = 0
         self._writer: ocp.AsyncCheckpointer | None = None
 
     def save(self, step: int, state: Any) -> None:
@@ -67,7 +72,7 @@ class Checkpoints:
                     ocp.StandardCheckpointHandler(),
                     async_options=ocp.options.AsyncOptions(post_finalization_callback=self._finish),
                 )
-            self._saving = (step, arrays)
+            self._saving, self._last_step = (step, arrays), step
             self._writer.save(folder / _ARRAYS, args=ocp.args.StandardSave(_without_empty(arrays)))
         except (OSError, ValueError, RuntimeError) as error:
             raise self._failure(step, error) from error
@@ -78,9 +83,9 @@ class Checkpoints:
         Raises:
           CheckpointError: if writing failed.
         """
-        if self._writer is None or self._saving is None:
+        if self._writer is None:
             return
-        step = self._saving[0]
+        step = self._last_step
         try:
             self._writer.wait_until_finished()
         except (OSError, ValueError, RuntimeError) as error:
@@ -140,23 +145,24 @@ class Checkpoints:
         try:
             manifest = json.loads((folder / _MANIFEST).read_text())
             entries = manifest["arrays"]
+            digests = {name: entry["sha256"] for name, entry in entries.items()}
             empty = {
                 name: np.zeros(entry["shape"], np.dtype(entry["dtype"]))
                 for name, entry in entries.items()
             }
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"step {step}: its manifest is damaged ({error})") from error
         try:
             with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
                 arrays = reader.restore(
                     folder / _ARRAYS, args=ocp.args.StandardRestore(_without_empty(empty))
                 )
-        except Exception as error:  # whatever damaged bytes make orbax and tensorstore raise
+        except _DAMAGED as error:
             reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
             raise CheckpointError(f"step {step}: its arrays do not read ({reason})") from error
         arrays = empty | arrays
-        for name, entry in entries.items():
-            if _digest(arrays[name]) != entry["sha256"]:
+        for name, digest in digests.items():
+            if _digest(arrays[name]) != digest:
                 raise CheckpointError(f"step {step}: the digest of {name} does not match")
         return arrays
 
@@ -177,14 +183,23 @@ class Checkpoints:
             self._folder / f"{step:08d}" / _MANIFEST,
             json.dumps({"step": step, "arrays": entries}, indent=1),
         )
-        self._prune()
+        self._saving = None
+        self._prune(newest=step)
 
-    def _prune(self) -> None:
-        steps = self.steps()
-        for step in steps[: -self._keep_last]:
-            if self._keep_every is None or step % self._keep_every:
-                folder = self._folder / f"{step:08d}"
-                (folder / _MANIFEST).unlink()  # first, so that a half-removed one does not count
+    def _prune(self, newest: int) -> None:
+        """Removes what `newest`, just written, makes superfluous.
+
+        That is: old ones that are not to be kept; later ones, which did not hold when the run went
+        on from an earlier one; and what a save that failed or was killed left behind.
+        """
+        whole = set(self.steps())
+        kept = {step for step in whole if step <= newest}
+        old = sorted(kept)[: -self._keep_last]
+        kept -= {step for step in old if self._keep_every is None or step % self._keep_every}
+        for folder in self._folder.iterdir():
+            if folder.name.isdigit() and int(folder.name) not in kept:
+                # The manifest first, so that a half-removed one does not count.
+                (folder / _MANIFEST).unlink(missing_ok=True)
                 shutil.rmtree(folder)
 
     def _failure(self, step: int, error: Exception) -> CheckpointError:
@@ -228,9 +243,11 @@ def _fill(target: Any, arrays: Mapping[str, np.ndarray], step: int) -> Any:
     problems = [f"{name} is missing" for name in wanted.keys() - arrays.keys()]
     problems += [f"{name} is not expected" for name in arrays.keys() - wanted.keys()]
     problems += [
-        f"{name} has shape {arrays[name].shape}, expected {tuple(leaf.shape)}"
+        f"{name} is {arrays[name].dtype}{list(arrays[name].shape)}, "
+        f"expected {leaf.dtype}{list(leaf.shape)}"
         for name, leaf in wanted.items()
-        if name in arrays and arrays[name].shape != tuple(leaf.shape)
+        if name in arrays
+        and (arrays[name].shape != tuple(leaf.shape) or arrays[name].dtype != leaf.dtype)
     ]
     if problems:
         more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""

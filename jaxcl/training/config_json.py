@@ -5,8 +5,6 @@ import importlib
 import inspect
 from typing import Any
 
-from jaxcl.training.experiment import Experiment
-
 _CLASS = "class"
 _HIDDEN = ("parent", "name")  # what flax adds to the fields of every module
 
@@ -56,15 +54,20 @@ def config_fields(value: Any) -> list[str]:
     return [name for name in fields if not (is_module and name in _HIDDEN)]
 
 
-def differences(old: Experiment, new: Experiment, *, ignore: tuple[str, ...] = ()) -> list[str]:
+def differences(
+    old: dict[str, Any], new: dict[str, Any], *, ignore: tuple[str, ...] = ()
+) -> list[str]:
     """What differs between two experiments, a line each: `method.temperature: 0.2 there, 0.1 here`.
 
-    `ignore` names parts of the experiment that may differ.
+    Args:
+      old: an experiment as data, of any classes.
+      new: another.
+      ignore: parts of the experiment that may differ.
     """
     lines: list[str] = []
-    for name in config_fields(old):
+    for name in new:
         if name not in ignore:
-            _compare(name, to_data(getattr(old, name)), to_data(getattr(new, name)), lines)
+            _compare(name, old.get(name), new[name], lines)
     return lines
 
 

@@ -79,15 +79,15 @@ def choose_devices(count: int | None = None) -> tuple[jax.Device, ...]:
     Raises:
       ValueError: if there are fewer.
     """
+    # jax 0.10 aborts in a CPU collective when steps are dispatched without waiting. It reads this
+    # when the devices are first asked for.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     devices = jax.devices()
     if count is not None and not 1 <= count <= len(devices):
         raise ValueError(
             f"run.devices is {count}, but there are {len(devices)} {devices[0].platform} devices. "
             "On a CPU, XLA_FLAGS=--xla_force_host_platform_device_count=8 makes eight"
         )
-    if devices[0].platform == "cpu" and len(devices) > 1:
-        # jax 0.10 aborts in a CPU collective when steps are dispatched without waiting.
-        jax.config.update("jax_cpu_enable_async_dispatch", False)
     return tuple(devices[:count])
 
 

@@ -10,3 +10,7 @@ class UserError(ValueError):
 
 class DivergedError(UserError):
     """The loss is no longer a number."""
+
+
+class DataError(UserError):
+    """Examples could not be read while training; the state before is saved."""

@@ -1,6 +1,7 @@
 """An experiment as a tree of frozen dataclasses: everything a run needs to know."""
 
 import dataclasses
+from typing import Literal
 
 from jaxcl.augment import Views
 from jaxcl.data import SourceConfig
@@ -25,11 +26,17 @@ class Train:
             raise ValueError(f"train.batch_size must be positive, got {self.batch_size}")
         if not self.epochs > 0:
             raise ValueError(f"train.epochs must be positive, got {self.epochs}")
+        if self.seed < 0:
+            raise ValueError(f"train.seed must not be negative, got {self.seed}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """How a run is executed: nothing here changes its numbers, and all may change on resuming."""
+    """How a run is executed: all of it may change on resuming.
+
+    Nothing here changes the numbers of a run, except that `batch_norm_groups` of an encoder counts
+    groups on each device.
+    """
 
     devices: int | None = None
     """Devices to use; None: all there are."""
@@ -52,6 +59,10 @@ class Run:
         for name in ("prefetch", "log_every", "checkpoint_every", "keep_last"):
             if getattr(self, name) < 1:
                 raise ValueError(f"run.{name} must be at least 1, got {getattr(self, name)}")
+        if self.keep_every is not None and self.keep_every < 1:
+            raise ValueError(f"run.keep_every must be at least 1 or None, got {self.keep_every}")
+        if self.workers < 0:
+            raise ValueError(f"run.workers must not be negative, got {self.workers}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +75,8 @@ class Evaluate:
     """Examples that they are scored on."""
     neighbours: int = 20
     """Neighbours that vote in kNN classification."""
+    weights: Literal["distance", "uniform"] = "distance"
+    """Whether nearer neighbours have more of a vote."""
     temperature: float = 0.07
     """A neighbour votes with exp(similarity / temperature)."""
     labels_per_class: tuple[int, ...] = (1, 5, 10)
@@ -72,6 +85,13 @@ class Evaluate:
     """Row i of train and of test show the same thing: measure retrieval from one to the other."""
     batch_size: int = 256
     """Examples embedded at once."""
+
+    def __post_init__(self) -> None:
+        for name in ("neighbours", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"evaluate.{name} must be at least 1, got {getattr(self, name)}")
+        if not self.temperature > 0:
+            raise ValueError(f"evaluate.temperature must be positive, got {self.temperature}")
 
 
 @dataclasses.dataclass(frozen=True)

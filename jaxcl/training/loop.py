@@ -14,7 +14,7 @@ from rich.console import Console
 
 from jaxcl.data import Batches, prefetch
 from jaxcl.training.checkpoints import Checkpoints
-from jaxcl.training.errors import UserError
+from jaxcl.training.errors import DataError
 from jaxcl.training.experiment import Experiment
 from jaxcl.training.observers import MetricsFile, ProgressBar, Row, Verdict, check_finite
 from jaxcl.training.run_directory import RunDirectory, RunLock
@@ -65,11 +65,11 @@ def train(experiment: Experiment, directory: Path, *, console: Console | None = 
     """
     console = console or Console(stderr=True)
     setup = set_up(experiment)
-    for notice in setup.notices:
-        console.print(f"note: {notice}", highlight=False)
     files = RunDirectory(directory)
-    files.prepare(experiment, setup.image)
     with RunLock(directory), StopRequest() as stop, contextlib.ExitStack() as closing:
+        notices = files.prepare(experiment, setup.facts)
+        for notice in (*setup.notices, *notices):
+            _say(console, f"note: {notice}")
         run = experiment.run
         checkpoints = Checkpoints(
             files.checkpoints, keep_last=run.keep_last, keep_every=run.keep_every
@@ -103,8 +103,8 @@ def _start_or_resume(
     if restored is None:
         return 0, setup.devices.replicate(setup.init_state())
     for reason in restored.passed_over:
-        console.print(f"note: passed over a checkpoint: {reason}", highlight=False)
-    console.print(f"resuming after step {restored.step}", highlight=False)
+        _say(console, f"note: passed over a checkpoint: {reason}")
+    _say(console, f"resuming after step {restored.step}")
     return restored.step, setup.devices.replicate(restored.state)
 
 
@@ -119,8 +119,8 @@ def _run_steps(
 ) -> int:
     """Steps until the end or a request to stop; returns the number of steps done."""
     train, run, total = setup.experiment.train, setup.experiment.run, setup.total_steps
-    clock = _Clock(setup)
-    logged: tuple[Row, Any] | None = None  # a row whose metrics may still be computing
+    clock = _Clock(setup, start)
+    logged: tuple[int, Any, int] | None = None  # a step whose metrics may still be computing
     step = start
     source_batches = Batches(
         setup.source,
@@ -130,32 +130,36 @@ def _run_steps(
         start=start,
         steps=total - start,
     )
-    place = _placing(setup)
-    with prefetch(source_batches, place, depth=run.prefetch) as batches:
-        for batch, replaced in _readable(batches):
-            state, metrics = setup.step(state, batch)
-            step += 1
-            if replaced and not clock.replaced:
-                bar.say(
-                    "note: images that do not decode have others in their place; how many is in"
-                )
-                bar.say(f"metrics.jsonl as replaced_images, from step {step} on")
-            clock.count(replaced)
-            if logged is not None:
-                observe(_complete(*logged))
-                logged = None
-            stopping = stop.signal  # read once: what asks later waits for the next step
-            saving = step % run.checkpoint_every == 0 or step == total or stopping is not None
-            if saving or step % run.log_every == 0 or step == start + 1:
-                logged = (clock.row(step, batches.waited_seconds, metrics), metrics)
-            if saving and logged is not None:
-                observe(_complete(*logged))  # a diverged state is not saved
-                logged = None
+    with prefetch(source_batches, _placing(setup), depth=run.prefetch) as batches:
+        try:
+            for batch, replaced in _readable(batches):
+                state, metrics = setup.step(state, batch)
+                step += 1
+                if replaced and not clock.replaced:
+                    bar.say("note: images that do not decode have others in their place,")
+                    bar.say(f"counted as replaced_images in metrics.jsonl from step {step} on")
+                clock.replaced += replaced
+                if logged is not None:
+                    observe(clock.row(*logged, batches.waited_seconds))
+                    logged = None
+                stopping = stop.signal  # read once: what asks later waits for the next step
+                saving = step % run.checkpoint_every == 0 or step == total or stopping is not None
+                if saving or step % run.log_every == 0 or step == start + 1:
+                    logged = (step, metrics, clock.replaced)
+                if saving and logged is not None:
+                    observe(clock.row(*logged, batches.waited_seconds))  # may refuse to go on
+                    logged = None
+                    checkpoints.save(step, state)
+                bar.advance(step)
+                if stopping is not None:
+                    bar.say(f"{stopping.name}: saved after step {step}")
+                    break
+        except DataError:
+            if step > start:
                 checkpoints.save(step, state)
-            bar.advance(step)
-            if stopping is not None:
-                bar.say(f"{stopping.name}: saved after step {step}")
-                break
+                checkpoints.wait()
+            if stop.signal is None:
+                raise  # else what asked this process to stop has ended its workers too
     checkpoints.wait()
     return step
 
@@ -167,8 +171,8 @@ def _readable(batches: Iterator[T]) -> Iterator[T]:
             batch = next(batches)
         except StopIteration:
             return
-        except ValueError as error:
-            raise UserError(f"reading the data: {error}") from error
+        except (ValueError, OSError, RuntimeError) as error:
+            raise DataError(f"reading the data: {error}") from error
         yield batch
 
 
@@ -186,32 +190,29 @@ def _placing(setup: Setup) -> Callable[[dict[str, np.ndarray]], tuple[Any, int]]
 class _Clock:
     """Rates between one row of the log and the next."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, start: int) -> None:
         self._setup = setup
-        self._time, self._waited, self._steps = time.monotonic(), 0.0, 0
+        self._time, self._waited, self._step = time.monotonic(), 0.0, start
         self.replaced = 0
+        """Images so far that stand in for ones that do not decode."""
 
-    def count(self, replaced: int) -> None:
-        """Notes a step, and how many of its images stand in for ones that do not decode."""
-        self._steps += 1
-        self.replaced += replaced
-
-    def row(self, step: int, waited: float, metrics: dict[str, jax.Array]) -> Row:
-        """What the host knows of a step; waits for the device only as far as the log needs."""
-        jax.block_until_ready(metrics["loss"])
+    def row(self, step: int, metrics: dict[str, jax.Array], replaced: int, waited: float) -> Row:
+        """A step's row; waits until the device has its metrics."""
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         now = time.monotonic()
         seconds = max(now - self._time, 1e-9)
+        examples = (step - self._step) * self._setup.experiment.train.batch_size
         row = {
             "step": step,
             "epoch": step / self._setup.steps_per_epoch,
             "learning_rate": float(self._setup.learning_rate(step - 1)),
-            "examples_per_second": self._steps * self._setup.experiment.train.batch_size / seconds,
-            "waiting_share": (waited - self._waited) / seconds,
-            "replaced_images": self.replaced,
+            "examples_per_second": examples / seconds,
+            "waiting_share": min((waited - self._waited) / seconds, 1.0),
+            "replaced_images": replaced,
         }
-        self._time, self._waited, self._steps = now, waited, 0
-        return row
+        self._time, self._waited, self._step = now, waited, step
+        return row | values
 
 
-def _complete(row: Row, metrics: dict[str, jax.Array]) -> Row:
-    return row | {name: float(value) for name, value in jax.device_get(metrics).items()}
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)

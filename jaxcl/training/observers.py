@@ -1,5 +1,6 @@
 """What a run says: rows of metrics on disk, a progress bar, and a verdict in words."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -18,6 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from jaxcl.training.checkpoints import write_durably
 from jaxcl.training.errors import DivergedError
 
 Row: TypeAlias = dict[str, float]
@@ -31,13 +33,20 @@ class MetricsFile:
 
     def __init__(self, path: Path, *, restored_step: int) -> None:
         """Opens the file and cuts the rows past the restored step, which are computed anew."""
-        kept = [row for row in read_metrics(path) if row["step"] <= restored_step]
-        path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        rows = read_metrics(path)
+        kept = [row for row in rows if row.get("step", 0) <= restored_step]
+        if len(kept) < len(rows) or (path.exists() and not path.read_text().endswith("\n")):
+            write_durably(path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._path = path
         self._file = path.open("a", buffering=1)
 
     def log(self, row: Row) -> None:
         """Writes one row."""
-        self._file.write(json.dumps({name: _rounded(value) for name, value in row.items()}) + "\n")
+        line = json.dumps({name: _rounded(value) for name, value in row.items()}) + "\n"
+        try:
+            self._file.write(line)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
 
     def close(self) -> None:
         """Closes the file."""
@@ -45,16 +54,14 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[Row]:
-    """The rows of a metrics file; a last line cut short by a kill does not count."""
+    """The rows of a metrics file; a line cut short by a kill does not count."""
     if not path.exists():
         return []
     rows = []
     for line in path.read_text().splitlines():
-        try:
+        with contextlib.suppress(ValueError):
             rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
+    return [row for row in rows if isinstance(row, dict)]
 
 
 class ProgressBar:
@@ -97,8 +104,12 @@ class ProgressBar:
 
     def log(self, row: Row) -> None:
         """Shows a row's figures."""
-        figures = f"loss {row['loss']:.3f} (chance {row['chance_loss']:.2f})"
-        figures += f"  accuracy {row['accuracy']:.0%}  {row['examples_per_second']:,.0f} examples/s"
+        figures = f"loss {row['loss']:.3f}"
+        if "chance_loss" in row:
+            figures += f" (chance {row['chance_loss']:.2f})"
+        if "accuracy" in row:
+            figures += f"  accuracy {row['accuracy']:.0%}"
+        figures += f"  {row['examples_per_second']:,.0f} examples/s"
         self._bar.update(self._task, figures=figures)
         now, step = time.monotonic(), int(row["step"])
         if self._plain and (now - self._last_line >= _PLAIN_SECONDS or step == self._total):
@@ -111,7 +122,7 @@ class ProgressBar:
 
     def say(self, text: str) -> None:
         """Prints a line above the bar."""
-        self._console.print(text, highlight=False)
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 @dataclasses.dataclass
@@ -133,15 +144,16 @@ class Verdict:
             return []
         mean = {
             name: sum(row[name] for row in self._recent) / len(self._recent)
-            for name in ("loss", "chance_loss", "embedding_std", "effective_rank", "negatives")
+            for name in ("loss", "chance_loss", "embedding_std", "effective_rank")
+            if all(name in row for row in self._recent)  # what the method reports
         }
         alarms = []
-        if mean["embedding_std"] < 0.1 or mean["effective_rank"] < 1.5:
+        if mean.get("embedding_std", 1.0) < 0.1 or mean.get("effective_rank", 2.0) < 1.5:
             alarms.append(
                 "the embeddings have collapsed: they hardly differ between examples. Look at the "
                 "learning rate, the temperature and, without negatives, the predictor"
             )
-        elif mean["chance_loss"] > 0 and mean["loss"] > 0.98 * mean["chance_loss"]:
+        elif mean.get("chance_loss", 0.0) > 0 and mean["loss"] > 0.98 * mean["chance_loss"]:
             alarms.append(
                 "the loss stays at chance: queries find their positives no better than by luck. "
                 "Look at the learning rate, the temperature and the strength of the views"

@@ -23,6 +23,10 @@ class Schedule:
     factor: float = 0.1
     """What `steps` multiplies by."""
 
+    def __post_init__(self) -> None:
+        if self.warmup_epochs < 0:
+            raise ValueError(f"schedule.warmup_epochs must not be negative: {self.warmup_epochs}")
+
     def build(self, peak: float, *, total_steps: int, steps_per_epoch: int) -> optax.Schedule:
         """The learning rate as a function of the step.
 
@@ -66,6 +70,8 @@ class Optimizer:
             raise ValueError(f"optimizer.learning_rate must be positive, got {self.learning_rate}")
         if self.weight_decay < 0:
             raise ValueError(f"optimizer.weight_decay must not be negative: {self.weight_decay}")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"optimizer.clip_norm must be positive or None, got {self.clip_norm}")
 
     def peak(self, batch_size: int) -> float:
         """The peak learning rate at this batch size (Goyal et al., 2017, for the linear rule)."""

@@ -29,15 +29,21 @@ class RestoredRun:
     """Newer checkpoints that did not hold, and why."""
 
 
-def restore_run(directory: Path) -> RestoredRun:
+def restore_run(directory: Path, experiment: Experiment | None = None) -> RestoredRun:
     """Reads a run's newest checkpoint that holds.
+
+    Args:
+      directory: the run directory.
+      experiment: its experiment, where that has classes that are not jaxcl's; None: as written
+        there.
 
     Raises:
       UserError: if there is none, or the directory is damaged.
       FileNotFoundError: if the directory holds no run.
     """
     files = RunDirectory(directory)
-    experiment, image = files.read_experiment(), files.read_image()
+    experiment = files.read_experiment() if experiment is None else experiment
+    image = files.read_facts().image
     restored = Checkpoints(files.checkpoints).restore(
         jax.eval_shape(lambda: start_state(experiment, image))
     )

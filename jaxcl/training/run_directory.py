@@ -1,10 +1,13 @@
 """A run's directory: its configuration, its lock, and where everything lies."""
 
+import dataclasses
 import datetime
+import fcntl
 import json
 import os
 import socket
 from pathlib import Path
+from typing import IO
 
 import jax
 import numpy as np
@@ -30,9 +33,9 @@ class RunDirectory:
         return self.path / "config.json"
 
     @property
-    def image(self) -> Path:
-        """Shape and type of the training images, which evaluation needs without the data."""
-        return self.path / "image.json"
+    def facts(self) -> Path:
+        """What the run found out: image shape and type, number of examples, devices."""
+        return self.path / "facts.json"
 
     @property
     def metrics(self) -> Path:
@@ -54,16 +57,30 @@ class RunDirectory:
         """Picture of test examples and their nearest training examples."""
         return self.path / "neighbours.png"
 
-    def prepare(self, experiment: Experiment, image: jax.ShapeDtypeStruct) -> None:
-        """Creates the directory, or checks that it is of the same experiment.
+    def prepare(self, experiment: Experiment, facts: "RunFacts") -> list[str]:
+        """Writes what the run is, or checks that the directory is of the same experiment.
+
+        Call it while holding the directory's `RunLock`.
+
+        Returns:
+          What may be meant or not, in words.
 
         Raises:
-          UserError: if a run of another experiment lies there, naming what differs.
+          UserError: if a run of another experiment, or of other data, lies there, naming what
+            differs.
           OSError: if it cannot be written.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        new, notices = to_data(experiment), []
         if self.config.exists():
-            changed = differences(self.read_experiment(), experiment, ignore=_MAY_DIFFER)
+            changed = differences(self._read_json(self.config), new, ignore=_MAY_DIFFER)
+            if self.facts.exists():
+                before = self.read_facts()
+                changed += before.changes(facts)
+                if before.devices != facts.devices and "batch_norm_groups" in _integers(new):
+                    notices.append(
+                        f"the run goes on with {facts.devices} devices, {before.devices} before: "
+                        "batch_norm_groups counts groups on each, so batch statistics change"
+                    )
             if changed:
                 more = f"; and {len(changed) - 4} more" if len(changed) > 4 else ""
                 raise UserError(
@@ -71,10 +88,9 @@ class RunDirectory:
                     + "; ".join(changed[:4])
                     + f"{more}. Choose another --out, or resume it with: jaxcl train {self.path}"
                 )
-        write_durably(self.config, json.dumps(to_data(experiment), indent=2) + "\n")
-        write_durably(
-            self.image, json.dumps({"shape": list(image.shape), "dtype": image.dtype.name}) + "\n"
-        )
+        write_durably(self.config, json.dumps(new, indent=2) + "\n")
+        write_durably(self.facts, json.dumps(dataclasses.asdict(facts)) + "\n")
+        return notices
 
     def read_experiment(self) -> Experiment:
         """The experiment that the directory holds.
@@ -89,63 +105,114 @@ class RunDirectory:
                 "or a directory that `jaxcl train` made"
             )
         try:
-            data = json.loads(self.config.read_text())
-        except ValueError as error:
-            raise UserError(f"{self.config} is damaged: {error}") from error
-        try:
-            experiment = from_data(data)
+            experiment = from_data(self._read_json(self.config))
         except (ValueError, TypeError) as error:
             raise UserError(f"{self.config}: {error}") from error
         if not isinstance(experiment, Experiment):
             raise UserError(f"{self.config} holds no experiment")
         return experiment
 
-    def read_image(self) -> jax.ShapeDtypeStruct:
-        """Shape and type of the training images.
+    def read_facts(self) -> "RunFacts":
+        """What the run found out.
 
         Raises:
           UserError: if the file that says so is missing or damaged.
         """
         try:
-            image = json.loads(self.image.read_text())
-            return jax.ShapeDtypeStruct(tuple(image["shape"]), np.dtype(image["dtype"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            facts = self._read_json(self.facts)
+            return RunFacts(
+                tuple(facts["image_shape"]),
+                np.dtype(facts["image_dtype"]).name,
+                int(facts["examples"]),
+                int(facts["devices"]),
+            )
+        except (OSError, KeyError, TypeError, ValueError) as error:
             raise UserError(
-                f"{self.image} is missing or damaged ({error}): it is written when the run is "
-                f"resumed with: jaxcl train {self.path}"
+                f"{self.facts} is missing or damaged ({error}). Delete it, and it is written when "
+                f"the run is resumed with: jaxcl train {self.path}"
             ) from error
+
+    def _read_json(self, path: Path) -> dict:
+        try:
+            data = json.loads(path.read_text())
+        except ValueError as error:
+            raise UserError(f"{path} is damaged: {error}") from error
+        if not isinstance(data, dict):
+            raise UserError(f"{path} is damaged: it holds no JSON object")
+        return data
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFacts:
+    """What a run found out about its data and machine."""
+
+    image_shape: tuple[int, ...]
+    image_dtype: str
+    examples: int
+    devices: int
+
+    @property
+    def image(self) -> jax.ShapeDtypeStruct:
+        """Shape [H, W, C] and type of the training images."""
+        return jax.ShapeDtypeStruct(self.image_shape, np.dtype(self.image_dtype))
+
+    def changes(self, now: "RunFacts") -> list[str]:
+        """What of the data is not as it was, for the order of the data hangs on it."""
+        return [
+            f"data, {name}: {getattr(self, name)} there, {getattr(now, name)} here"
+            for name in ("image_shape", "image_dtype", "examples")
+            if getattr(self, name) != getattr(now, name)
+        ]
+
+
+def _integers(data: object) -> set[str]:
+    """Names of the fields anywhere in an experiment that hold an integer."""
+    if isinstance(data, list):
+        return set().union(*map(_integers, data))
+    if not isinstance(data, dict):
+        return set()
+    own = {name for name, value in data.items() if type(value) is int}
+    return own.union(*map(_integers, data.values()))
 
 
 class RunLock:
-    """Keeps two processes from writing one run directory; a lock whose process is gone is taken."""
+    """Keeps two processes from writing one run directory; makes the directory if missing.
+
+    The operating system's lock on a file, which ends with its process however that ends; the file
+    says who holds it.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path / "lock.json"
+        self._file: IO[str] | None = None
 
     def __enter__(self) -> "RunLock":
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        file = self._path.open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = self._holder()
+            file.close()
+            raise UserError(
+                f"{self._path.parent} is in use by process {holder.get('process', 'unknown')} on "
+                f"{holder.get('host', 'unknown')} since {holder.get('start', 'unknown')}: wait for "
+                "it or choose another --out"
+            ) from error
         owner = {
             "host": socket.gethostname(),
             "process": os.getpid(),
             "start": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
-        for _ in range(2):
-            try:
-                with self._path.open("x") as file:
-                    json.dump(owner, file)
-                return self
-            except FileExistsError:
-                self._remove_if_stale()
-        raise UserError(self._held())
+        file.truncate(0)
+        file.write(json.dumps(owner))
+        file.flush()
+        self._file = file
+        return self
 
     def __exit__(self, *_: object) -> None:
-        self._path.unlink(missing_ok=True)
-
-    def _remove_if_stale(self) -> None:
-        holder = self._holder()
-        if holder.get("host") == socket.gethostname() and not _is_alive(holder.get("process")):
-            self._path.unlink(missing_ok=True)
-        else:
-            raise UserError(self._held())
+        if self._file is not None:
+            self._file.close()
 
     def _holder(self) -> dict:
         try:
@@ -153,26 +220,6 @@ class RunLock:
         except (OSError, ValueError):
             return {}
         return holder if isinstance(holder, dict) else {}
-
-    def _held(self) -> str:
-        holder = self._holder()
-        return (
-            f"{self._path.parent} is in use by process {holder.get('process', 'unknown')} on "
-            f"{holder.get('host', 'unknown')} since {holder.get('start', 'unknown')}. If that is "
-            f"gone, delete {self._path}"
-        )
-
-
-def _is_alive(process: object) -> bool:
-    if not isinstance(process, int) or process == os.getpid():
-        return False
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def free_directory(path: Path) -> Path:

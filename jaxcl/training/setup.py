@@ -1,7 +1,6 @@
 """From an experiment to what a run needs, every check made before anything is compiled."""
 
 import dataclasses
-import math
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +13,7 @@ from jaxcl.training.devices import AXIS, DeviceMap, check_batch_size, choose_dev
 from jaxcl.training.errors import UserError
 from jaxcl.training.experiment import Experiment
 from jaxcl.training.restoring import start_state
+from jaxcl.training.run_directory import RunFacts
 from jaxcl.training.state import TrainState
 from jaxcl.training.step import make_step
 
@@ -32,15 +32,15 @@ class Setup:
     notices: tuple[str, ...]
     """What is allowed but probably not meant, in words."""
 
-    @property
-    def image(self) -> jax.ShapeDtypeStruct:
-        """Shape [H, W, C] and type of the training images."""
+    @cached_property
+    def facts(self) -> RunFacts:
+        """What the run directory keeps about data and machine."""
         image = self.source[0]["image"]
-        return jax.ShapeDtypeStruct(image.shape, image.dtype)
+        return RunFacts(image.shape, image.dtype.name, len(self.source), len(self.devices.devices))
 
     def init_state(self) -> TrainState:
         """The state before the first step, on one device."""
-        return start_state(self.experiment, self.image)
+        return start_state(self.experiment, self.facts.image)
 
     def state_shapes(self) -> TrainState:
         """`init_state` as shapes and types, nothing computed."""
@@ -66,7 +66,7 @@ class Setup:
         """A batch of zeros, of the shapes and types that the step will get."""
         size = self.experiment.train.batch_size
         batch = {
-            "image": np.zeros((size, *self.image.shape), self.image.dtype),
+            "image": np.zeros((size, *self.facts.image_shape), self.facts.image_dtype),
             "index": np.zeros(size, np.int32),
         }
         return batch | ({} if self.source.labels is None else {"label": batch["index"]})
@@ -88,10 +88,13 @@ def set_up(experiment: Experiment) -> Setup:
 def _set_up(experiment: Experiment) -> Setup:
     train, run = experiment.train, experiment.run
     devices = choose_devices(run.devices)
+    if jax.process_count() > 1:
+        raise ValueError("training over several processes is not supported yet: start one")
     check_batch_size(train.batch_size, len(devices))
     source = experiment.data.open()
     epoch = steps_per_epoch(len(source), train.batch_size)
-    total_steps = max(1, math.ceil(train.epochs * epoch))
+    total_steps = max(1, round(train.epochs * epoch))
+    _check_evaluation(experiment, source)
     notices = experiment.method.check(batch_size=train.batch_size, examples=len(source))
     learning_rate = experiment.schedule.build(
         experiment.optimizer.peak(train.batch_size), total_steps=total_steps, steps_per_epoch=epoch
@@ -109,3 +112,19 @@ def _set_up(experiment: Experiment) -> Setup:
     # Traces views, networks and loss: what does not fit is said now, and the trace serves later.
     jax.eval_shape(setup.step, setup.state_shapes(), setup.devices.split(setup.host_batch()))
     return setup
+
+
+def _check_evaluation(experiment: Experiment, source: Source) -> None:
+    """Opens what the trained features will be measured on, so that what is wrong is said first."""
+    settings = experiment.evaluate
+    if settings is None:
+        return
+    if settings.test is None:
+        raise ValueError("evaluate names no test examples: set evaluate.test, or evaluate=None")
+    fitted = source.labels if settings.train is None else settings.train.open().labels
+    if (fitted is None) != (settings.test.open().labels is None):
+        without, given = ("train", "test") if fitted is None else ("test", "train")
+        raise ValueError(
+            f"evaluate.{given} has labels and evaluate.{without} has none: name the labels of both "
+            "(as in label='label', or labels='subfolders'), or of neither"
+        )

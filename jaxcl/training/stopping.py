@@ -1,8 +1,11 @@
 """Ctrl-C and SIGTERM as a request that the loop can honour between two steps."""
 
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
+
+_SAVING = b"\nsaving after this step; Ctrl-C again stops at once, without saving\n"
 
 
 class StopRequest:
@@ -32,3 +35,4 @@ class StopRequest:
         if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number)
+        os.write(2, _SAVING)  # no lock is taken inside a signal handler

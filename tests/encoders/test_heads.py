@@ -79,7 +79,7 @@ def test_small_cnn_halves_the_image_and_pools():
 
 
 def test_wrong_inputs_are_named():
-    with pytest.raises(ValueError, match="MLP widths is empty"):
+    with pytest.raises(ValueError, match=r"MLP widths are \(\): give the width of each"):
         MLP(()).init(KEY, jnp.ones((1, 2)))
     with pytest.raises(ValueError, match=r"images \[N, H, W, C\]"):
         SmallCNN().init(KEY, jnp.ones((8, 8, 1)))

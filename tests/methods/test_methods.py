@@ -268,6 +268,14 @@ def test_wrong_settings_are_named(make, message):
 
 
 def test_a_queue_larger_than_the_data_is_said():
-    (notice,) = METHODS["moco"].check(batch_size=16, examples=20)
+    grouped = dataclasses.replace(METHODS["moco"], encoder=encoders.SmallCNN(batch_norm_groups=4))
+    (notice,) = grouped.check(batch_size=16, examples=20)
     assert "queue_size 40 is larger than the data set (20 examples)" in notice
-    assert METHODS["moco"].check(batch_size=16, examples=100) == []
+    assert grouped.check(batch_size=16, examples=100) == []
+
+
+def test_batch_statistics_that_leak_are_said():
+    (notice,) = METHODS["moco"].check(batch_size=16, examples=100)
+    assert "set method.encoder.batch_norm_groups" in notice
+    plain = dataclasses.replace(METHODS["moco"], encoder=MLP((8,)))
+    assert plain.check(batch_size=16, examples=100) == []

@@ -12,7 +12,10 @@ from jaxcl.training import CheckpointError, Checkpoints, UserError
 
 def state(value):
     return {
-        "params": {"kernel": jnp.full((3, 4), value), "half": jnp.full(5, value, jnp.bfloat16)},
+        "params": {
+            "kernel": jnp.full((3, 4), float(value)),
+            "half": jnp.full(5, value, jnp.bfloat16),
+        },
         "cursor": jnp.asarray(int(value), jnp.int32),
         "key": jnp.asarray([1, 2], jnp.uint32),
         "none": jnp.zeros((0, 3)),
@@ -95,9 +98,12 @@ def test_one_without_a_manifest_does_not_count(tmp_path):
     assert checkpoints.restore(state(0)).step == 1
 
 
-def test_a_damaged_manifest_is_passed_over(tmp_path):
+@pytest.mark.parametrize(
+    "text", ['{"step": 2, "arrays"', '{"arrays": []}', '{"arrays": {"key": {"dtype": "uint32"}}}']
+)
+def test_a_damaged_manifest_is_passed_over(tmp_path, text):
     checkpoints = save(tmp_path, 1, 2)
-    (tmp_path / "00000002" / "manifest.json").write_text('{"step": 2, "arrays"')
+    (tmp_path / "00000002" / "manifest.json").write_text(text)
     restored = checkpoints.restore(state(0))
     assert restored.step == 1
     assert "manifest" in restored.passed_over[0]
@@ -124,6 +130,23 @@ def test_a_link_in_place_of_a_file_is_not_followed(tmp_path):
     assert "link" in restored.passed_over[0]
 
 
+def test_saving_after_one_that_does_not_hold_keeps_what_does(tmp_path):
+    save(tmp_path, 2, 9)
+    data_file(tmp_path, 9).write_bytes(b"")
+    checkpoints = Checkpoints(tmp_path, keep_last=1)
+    assert checkpoints.restore(state(0)).step == 2
+    checkpoints.save(3, state(3))
+    checkpoints.close()
+    assert checkpoints.steps() == [3]
+    assert checkpoints.restore(state(0)).step == 3
+
+
+def test_what_a_killed_save_left_is_swept(tmp_path):
+    (tmp_path / "00000001" / "arrays").mkdir(parents=True)
+    save(tmp_path, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["00000002"]
+
+
 def test_nothing_that_holds_is_an_error_that_names_all(tmp_path):
     checkpoints = save(tmp_path, 1, 2)
     for step in (1, 2):
@@ -136,7 +159,9 @@ def test_another_structure_is_named(tmp_path):
     checkpoints = save(tmp_path, 1)
     other = state(0) | {"queue": jnp.zeros(3)}
     other["params"] = {"kernel": jnp.zeros((3, 5)), "half": other["params"]["half"]}
-    with pytest.raises(UserError, match=r"params/kernel has shape \(3, 4\), expected \(3, 5\)"):
+    with pytest.raises(
+        UserError, match=r"params/kernel is float32\[3, 4\], expected float32\[3, 5\]"
+    ):
         checkpoints.restore(other)
     with pytest.raises(UserError, match="queue is missing"):
         checkpoints.restore(other)

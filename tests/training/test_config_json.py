@@ -23,7 +23,7 @@ def test_every_config_survives_json(path):
     experiment = module.config()
     again = from_data(json.loads(json.dumps(to_data(experiment))))
     assert again == experiment
-    assert differences(experiment, again) == []
+    assert differences(to_data(experiment), to_data(again)) == []
 
 
 def test_what_differs_is_named_by_its_path():
@@ -33,7 +33,7 @@ def test_what_differs_is_named_by_its_path():
         optimizer=training.AdamW(),
         run=training.Run(devices=4),
     )
-    assert differences(one, other, ignore=("run",)) == [
+    assert differences(to_data(one), to_data(other), ignore=("run",)) == [
         "method.temperature: 0.2 there, 0.5 here",
         "optimizer: SGD there, AdamW here",
     ]

@@ -1,10 +1,10 @@
 """Runs: the same on any devices, the same when stopped and resumed, and clear when they fail."""
 
 import dataclasses
-import json
 import os
 import signal
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -13,8 +13,15 @@ from conftest import make_experiment
 from jaxcl import augment, data, encoders, methods, training
 from jaxcl.training import Run, RunDirectory, Train, UserError, read_metrics, train
 from jaxcl.training.checkpoints import Checkpoints, name_leaves
+from jaxcl.training.run_directory import RunLock
 
 STEPS = 12
+
+
+class OwnEncoder(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, train=False, axis_name=None):
+        return nn.Dense(8)(x.reshape(len(x), -1))
 
 
 def losses(directory):
@@ -66,7 +73,6 @@ def test_a_run_leaves_what_it_promises(tmp_path, experiment, quiet):
     assert all(0 <= row["waiting_share"] <= 1.01 for row in rows)
     np.testing.assert_allclose(rows[0]["chance_loss"], np.log(201), rtol=1e-5)
     assert Checkpoints(files.checkpoints).steps() == [STEPS]
-    assert not (tmp_path / "run" / "lock.json").exists()
 
 
 @pytest.mark.slow
@@ -109,9 +115,8 @@ def test_stopped_and_resumed_ends_with_the_very_same_arrays(
             assert outcome.step == stop
             assert not outcome.finished
         else:  # killed before any checkpoint: starts anew
-            RunDirectory(tmp_path / "parts").prepare(
-                experiment, jax.ShapeDtypeStruct((8, 8, 1), np.uint8)
-            )
+            (tmp_path / "parts").mkdir()
+            RunDirectory(tmp_path / "parts").prepare(experiment, training.set_up(experiment).facts)
     assert train(experiment, tmp_path / "parts", console=quiet).finished
     step, whole = final_arrays(tmp_path / "whole", experiment)
     _, parts = final_arrays(tmp_path / "parts", experiment)
@@ -167,15 +172,58 @@ def test_the_state_is_donated(experiment):
 
 
 def test_two_runs_cannot_share_a_directory(tmp_path, experiment, quiet):
-    train(experiment, tmp_path, console=quiet)
-    lock = tmp_path / "lock.json"
-    lock.write_text(json.dumps({"host": "elsewhere", "process": 1, "start": "2026-01-01"}))
-    with pytest.raises(UserError, match="in use by process 1 on elsewhere since 2026-01-01"):
+    with (
+        RunLock(tmp_path),
+        pytest.raises(UserError, match=f"in use by process {os.getpid()} on"),
+    ):
         train(experiment, tmp_path, console=quiet)
-    import socket
+    assert not RunDirectory(tmp_path).config.exists()  # nothing was written
+    (tmp_path / "lock.json").write_text("left by a killed process")
+    assert train(experiment, tmp_path, console=quiet).finished
 
-    lock.write_text(json.dumps({"host": socket.gethostname(), "process": 2**22 + 1}))
-    assert train(experiment, tmp_path, console=quiet).finished  # that process is gone
+
+def test_other_data_on_resuming_are_named(tmp_path, experiment, quiet):
+    np.savez(tmp_path / "data.npz", image=np.zeros((100, 8, 8), np.uint8))
+    arrays = dataclasses.replace(
+        experiment,
+        data=data.Arrays(str(tmp_path / "data.npz")),
+        train=Train(batch_size=32, epochs=1),
+    )
+    train(arrays, tmp_path / "run", console=quiet)
+    np.savez(tmp_path / "data.npz", image=np.zeros((101, 8, 8), np.uint8))
+    with pytest.raises(UserError, match="examples: 100 there, 101 here"):
+        train(arrays, tmp_path / "run", console=quiet)
+
+
+def test_a_run_with_the_users_own_classes_resumes_with_its_config(
+    tmp_path, experiment, quiet, monkeypatch
+):
+    own = dataclasses.replace(experiment, method=methods.SimCLR(OwnEncoder()))
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5)
+        assert train(own, tmp_path, console=quiet).step == 5
+    assert train(own, tmp_path, console=quiet).finished
+    assert training.restore_run(tmp_path, own).step == STEPS
+    with pytest.raises(UserError, match="OwnEncoder, which is not a class of jaxcl"):
+        training.restore_run(tmp_path)
+
+
+def test_what_could_not_be_read_loses_no_step(tmp_path, experiment, quiet, monkeypatch):
+    from jaxcl.data import batches
+
+    make = batches.batch_at
+
+    def failing(source, step, **options):
+        if step == 8:
+            raise OSError("the disk is gone")
+        return make(source, step, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batches, "batch_at", failing)
+        with pytest.raises(training.UserError, match="reading the data: the disk is gone"):
+            train(experiment, tmp_path, console=quiet)
+    assert Checkpoints(RunDirectory(tmp_path).checkpoints).steps() == [8]
+    assert train(experiment, tmp_path, console=quiet).finished
 
 
 def test_another_experiment_is_refused_by_name(tmp_path, experiment, quiet):
