@@ -70,6 +70,7 @@ def _parse(experiment: Experiment, arguments: Sequence[str], program: str) -> Ex
         default=experiment,
         registry=registry,
         use_underscores=True,
+        description="Options of this experiment. Beside them: --out RUN_DIR, where the run goes.",
     )
 
 
@@ -168,4 +169,6 @@ def _in_one_line(complaint: str) -> str:
             break
         if line.strip("-") and line not in _TITLES:
             said.append(line)
-    return " ".join(said).replace(" Perhaps you meant", ". Perhaps you meant")
+    wrong, _, hint = " ".join(said).partition(" Perhaps you meant:")
+    nearest = list(dict.fromkeys(re.findall(r"--[\w.-]+", hint)))[:3]
+    return f"{wrong}. Perhaps you meant {' or '.join(nearest)}" if nearest else wrong

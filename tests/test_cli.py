@@ -149,6 +149,24 @@ def no_labels(tmp_path):
     return ["train", folder_config(tmp_path, tmp_path / "pictures", extra)]
 
 
+def floats_above_1(tmp_path):
+    images = np.full((8, 9, 9, 3), 255.0, np.float32)
+    images[0] = 0
+    np.savez(tmp_path / "data.npz", image=images)
+    config = Path(folder_config(tmp_path, tmp_path))
+    config.write_text(
+        config.read_text()
+        .replace("Folder", "Arrays")
+        .replace(repr(str(tmp_path)), repr(str(tmp_path / "data.npz")))
+    )
+    return ["train", str(config)]
+
+
+def out_is_a_file(tmp_path):
+    (tmp_path / "o").touch()
+    return quick()(tmp_path)
+
+
 def no_experiment(tmp_path):
     (tmp_path / "c.py").write_text("x = 1\n")
     return ["train", str(tmp_path / "c.py")]
@@ -171,7 +189,10 @@ BAD_INPUT = {
     "config without config()": (no_experiment, "defines no function config"),
     "directory that is no run": (not_a_run, "not a run directory"),
     "config that does not exist": (lambda _: ["train", "missing.py"], "missing.py is neither"),
-    "unknown option": (quick("--method.temprature", "0.1"), "meant.*--method.temperature"),
+    "unknown option": (
+        quick("--method.temprature", "0.1"),
+        r"Perhaps you meant --method\.temperature$",
+    ),
     "value of another type": (quick("--method.temperature", "warm"), "method.temperature.*'warm'"),
     "temperature 0": (quick("--method.temperature", "0"), "temperature must be positive, got 0"),
     "temperature below 0": (quick("--method.temperature", "-1"), "temperature must be positive"),
@@ -213,6 +234,11 @@ BAD_INPUT = {
         ],
         "missing.npz",
     ),
+    "floats above 1": (floats_above_1, "floats from 0 to 255: expected 0 to 1"),
+    "out is a file": (
+        out_is_a_file,
+        "o is not a directory: choose another --out",
+    ),
     "evaluation of no run": (lambda tmp_path: ["evaluate", str(tmp_path)], "not a run directory"),
 }
 
@@ -251,6 +277,15 @@ def test_features_for_images_of_other_channels_are_refused(run_dir, tmp_path, ca
     assert main(["embed", str(run_dir), str(tmp_path / "rgb.npz"), "--out", out]) == 2
     assert "3 channels; the run was trained on 1" in capsys.readouterr().err
     assert not Path(out).exists()
+
+
+def test_features_never_replace_the_images(run_dir, tmp_path, capsys):
+    path = tmp_path / "digits.npz"
+    np.savez(path, image=np.zeros((3, 8, 8), np.uint8))
+    before = path.read_bytes()
+    assert main(["embed", str(run_dir), str(path), "--out", str(path)]) == 2
+    assert "give another file" in capsys.readouterr().err
+    assert path.read_bytes() == before
 
 
 def test_help_lists_each_field_with_its_default(capsys):

@@ -190,7 +190,13 @@ def _as_images(images: np.ndarray, what: str) -> np.ndarray:
     if images.dtype == np.uint8:
         return images
     if images.dtype.kind == "f":
-        return images.astype(np.float32, copy=False)
+        images = images.astype(np.float32, copy=False)
+        if not (images.min() >= 0.0 and images.max() <= 1.0):  # so written that NaN is refused
+            raise ValueError(
+                f"{what} are floats from {images.min():g} to {images.max():g}: expected 0 to 1, as "
+                "augmentations do (divide by 255, or give uint8)"
+            )
+        return images
     if images.dtype.kind not in "iu":
         raise ValueError(
             f"{what} have dtype {images.dtype}: expected integers from 0 to 255, or floats"

@@ -135,6 +135,8 @@ def embed_run(
         raise UserError(f"--batch-size is {batch_size}: give at least 1")
     if not source.exists():
         raise UserError(f"{source} does not exist: give a folder of images, an image, or an .npz")
+    if out.exists() and out.samefile(source):
+        raise UserError(f"--out is {out}, which holds the images: give another file")
     run = restore_run(directory, experiment)
     height, width, channels = run.image.shape
     size = min(height, width)
@@ -161,8 +163,8 @@ def embed_run(
     temporary.replace(out)
     written = f"{len(everything)} x {everything.shape[1]} features of step {run.step}: {out}"
     if bad.any():
-        written += f" ({bad.sum()} images did not decode: see the array `replaced`)"
-    return written
+        written += f" ({bad.sum()} did not decode: see the array `replaced`)"
+    return "\n".join([*_passed_over(run), written])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -350,8 +352,17 @@ def _draw_neighbours(
     )
 
 
+def _passed_over(run: RestoredRun) -> list[str]:
+    return [f"note: passed over a checkpoint: {reason}" for reason in run.passed_over]
+
+
 def _describe(report: Report, retrieval: dict, run: RestoredRun, files: RunDirectory) -> str:
-    lines = [f"Features after step {run.step}:", "", report_markdown(report)]
+    lines = [
+        *_passed_over(run),
+        f"Features after step {run.step}:",
+        "",
+        report_markdown(report),
+    ]
     if retrieval:
         lines += ["", "Pairs found, from training to test examples:"]
         lines += [

@@ -41,8 +41,9 @@ class Restored:
 class Checkpoints:
     """The checkpoints of one run, written in the background.
 
-    Each is a folder named by its step, with the arrays as orbax writes them and a manifest of their
-    types, shapes and sha256, written last. One without a whole manifest does not count.
+    Each is a folder named by its step, with the arrays as orbax writes them and a manifest, written
+    last: the type, shape and sha256 of every array, and the sha256 of every file. One without a
+    whole manifest does not count.
     """
 
     def __init__(self, folder: Path, *, keep_last: int = 2, keep_every: int | None = None) -> None:
@@ -146,12 +147,18 @@ class Checkpoints:
             manifest = json.loads((folder / _MANIFEST).read_text())
             entries = manifest["arrays"]
             digests = {name: entry["sha256"] for name, entry in entries.items()}
+            files = dict(manifest["files"])
             empty = {
                 name: np.zeros(entry["shape"], np.dtype(entry["dtype"]))
                 for name, entry in entries.items()
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"step {step}: its manifest is damaged ({error})") from error
+        # First the files, so that orbax never sees damaged ones.
+        for name, digest in files.items():
+            path = folder / _ARRAYS / name
+            if not path.is_file() or _file_digest(path) != digest:
+                raise CheckpointError(f"step {step}: its file {name} is damaged or missing")
         try:
             with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
                 arrays = reader.restore(
@@ -179,10 +186,14 @@ class Checkpoints:
             }
             for name, array in arrays.items()
         }
-        write_durably(
-            self._folder / f"{step:08d}" / _MANIFEST,
-            json.dumps({"step": step, "arrays": entries}, indent=1),
-        )
+        folder = self._folder / f"{step:08d}"
+        files = {
+            str(path.relative_to(folder / _ARRAYS)): _file_digest(path)
+            for path in sorted((folder / _ARRAYS).rglob("*"))
+            if path.is_file()
+        }
+        manifest = {"step": step, "arrays": entries, "files": files}
+        write_durably(folder / _MANIFEST, json.dumps(manifest, indent=1))
         self._saving = None
         self._prune(newest=step)
 
@@ -215,11 +226,14 @@ class Checkpoints:
 def write_durably(path: Path, text: str) -> None:
     """Replaces a file so that a crash leaves the old one or the new one, whole."""
     temporary = path.with_name(path.name + ".writing")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write: {error.strerror}", str(path)) from error
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)
@@ -262,6 +276,11 @@ def _fill(target: Any, arrays: Mapping[str, np.ndarray], step: int) -> Any:
 def _without_empty(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Orbax does not write arrays without elements; the manifest alone holds those."""
     return {name: array for name, array in arrays.items() if array.size}
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(array: np.ndarray) -> str:

@@ -97,6 +97,6 @@ def _own_class(name: Any) -> type:
         if inspect.isclass(found) and dataclasses.is_dataclass(found):
             return found
     raise ValueError(
-        f"config.json names {name}, which is not a class of jaxcl: resume by giving the config "
-        "file again, as in: jaxcl train CONFIG --out RUN_DIR"
+        f"config.json names {name}, which is not a class of jaxcl: give its config file, as "
+        "in: jaxcl train CONFIG --out RUN_DIR, or: jaxcl evaluate RUN_DIR --config CONFIG"
     )

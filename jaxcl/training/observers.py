@@ -72,7 +72,8 @@ class ProgressBar:
         self._total = total_steps
         self._plain = not console.is_terminal
         self._last_line = -math.inf
-        self._started, self._start = time.monotonic(), start
+        self._started: float | None = None
+        self._start = start
         self._bar = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -112,13 +113,14 @@ class ProgressBar:
         figures += f"  {row['examples_per_second']:,.0f} examples/s"
         self._bar.update(self._task, figures=figures)
         now, step = time.monotonic(), int(row["step"])
+        if self._started is None:  # the first step compiles, which says nothing of the rest
+            self._started, self._start = now, step
         if self._plain and (now - self._last_line >= _PLAIN_SECONDS or step == self._total):
             self._last_line = now
-            done = max(step - self._start, 1)
-            left = (now - self._started) / done * (self._total - step)
-            self._console.print(
-                f"step {step}/{self._total}  {figures}  {left:.0f} s left", highlight=False
-            )
+            done = step - self._start
+            left = (now - self._started) / done * (self._total - step) if done else None
+            figures += "" if left is None else f"  {left:.0f} s left"
+            self.say(f"step {step}/{self._total}  {figures}")
 
     def say(self, text: str) -> None:
         """Prints a line above the bar."""

@@ -86,7 +86,8 @@ class RunDirectory:
                 raise UserError(
                     f"{self.path} holds a run of another experiment: "
                     + "; ".join(changed[:4])
-                    + f"{more}. Choose another --out, or resume it with: jaxcl train {self.path}"
+                    + f"{more}. Choose another --out, or resume it without these changes (options "
+                    "below run and evaluate may change)"
                 )
         write_durably(self.config, json.dumps(new, indent=2) + "\n")
         write_durably(self.facts, json.dumps(dataclasses.asdict(facts)) + "\n")
@@ -128,8 +129,8 @@ class RunDirectory:
             )
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise UserError(
-                f"{self.facts} is missing or damaged ({error}). Delete it, and it is written when "
-                f"the run is resumed with: jaxcl train {self.path}"
+                f"{self.facts} is missing or damaged. It is written anew, once deleted, by: "
+                f"jaxcl train {self.path}"
             ) from error
 
     def _read_json(self, path: Path) -> dict:
@@ -187,7 +188,11 @@ class RunLock:
         self._file: IO[str] | None = None
 
     def __enter__(self) -> "RunLock":
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            where = self._path.parent
+            raise UserError(f"{where} is not a directory: choose another --out") from error
         file = self._path.open("a+")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -204,9 +209,14 @@ class RunLock:
             "process": os.getpid(),
             "start": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
-        file.truncate(0)
-        file.write(json.dumps(owner))
-        file.flush()
+        try:
+            file.truncate(0)
+            file.write(json.dumps(owner))
+            file.flush()
+        except OSError as error:
+            raise OSError(
+                error.errno, f"cannot write: {error.strerror}", str(self._path)
+            ) from error
         self._file = file
         return self
 

@@ -74,10 +74,18 @@ def test_one_label_for_each_of_all_images(tmp_path):
     ],
 )
 def test_dtypes(given, kept):
-    values = np.arange(16, dtype=given).reshape(1, 4, 4)
+    values = (np.arange(16).reshape(1, 4, 4) / (16 if kept == np.float32 else 1)).astype(given)
     source = ArraySource(values)
     assert source[0]["image"].dtype == kept
     np.testing.assert_array_equal(source[0]["image"][..., 0], values[0])
+
+
+@pytest.mark.parametrize("wrong", [-0.1, 1.5, np.nan])
+def test_floats_out_of_range_are_refused(wrong):
+    images = np.full((2, 4, 4), 0.5)
+    images[1, 2, 3] = wrong
+    with pytest.raises(ValueError, match="expected 0 to 1"):
+        ArraySource(images)
 
 
 def test_size_resizes_every_image_once(rng):

@@ -71,7 +71,14 @@ def run(method, devices, steps=2):
     return losses, params, state, metrics
 
 
-@pytest.mark.parametrize("name", METHODS)
+SLOW = [
+    pytest.param(name, marks=pytest.mark.slow)
+    for name in METHODS
+    if name not in ("moco", "simclr", "memory, own entry")
+]
+
+
+@pytest.mark.parametrize("name", ["moco", "simclr", "memory, own entry", *SLOW])
 def test_devices_change_nothing(name):
     reference = run(METHODS[name], devices=1)
     result = run(METHODS[name], devices=8)
@@ -105,7 +112,7 @@ def test_targets_get_no_gradient_and_parameters_do(name):
     assert not any(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(target))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ["moco", "moco_v3", "simclr", "memory"])
 def test_each_works_in_ten_lines_of_plain_optax(name):
     method = METHODS[name]
     params, state = jax.jit(method.init)(KEY, make_batch(0))
