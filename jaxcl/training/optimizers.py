@@ -1,5 +1,6 @@
 """Optimizers of the papers, built from optax, and the learning rate over time."""
 
+import abc
 import dataclasses
 from typing import Any, Literal
 
@@ -53,7 +54,7 @@ class Schedule:
 
 
 @dataclasses.dataclass(frozen=True)
-class Optimizer:
+class Optimizer(abc.ABC):
     """What all optimizers share."""
 
     learning_rate: float = 0.03
@@ -84,8 +85,9 @@ class Optimizer:
         clip = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
         return optax.chain(*clip, self._update_rule(learning_rate))
 
+    @abc.abstractmethod
     def _update_rule(self, learning_rate: optax.Schedule) -> optax.GradientTransformation:
-        raise NotImplementedError
+        """What turns gradients into updates, clipping aside."""
 
 
 @dataclasses.dataclass(frozen=True)
