@@ -136,32 +136,39 @@ def info_nce(
 def nt_xent(
     z0: jax.Array,
     z1: jax.Array,
+    negatives: jax.Array | None = None,
     *,
     temperature: Scalar = 0.5,
     similarity: str = "cosine",
     axis_name: AxisName | None = None,
     where: jax.Array | None = None,
     ids: jax.Array | None = None,
+    negative_ids: jax.Array | None = None,
 ) -> jax.Array:
     """NT-Xent, SimCLR's loss: both views of every row are anchors (Chen et al., 2020, eq. 1).
 
-    Each anchor's positive is its row's other view; its negatives are both views of all other rows.
+    Each anchor's positive is its row's other view; its negatives are both views of all other rows,
+    and those of a memory where one is given (SimCLR v2: Chen et al., 2020, section 2).
 
     Args:
       z0: [N, D] embeddings of one view; gradients flow into both.
       z1: [N, D] of the other; row i shows what row i of z0 shows.
+      negatives: [M, D] negatives of every anchor beside those of the batch, such as a queue, the
+        same on every device; or None.
       temperature: divides similarities; float or scalar array, > 0.
       similarity: "cosine", or "dot" for embeddings that are normalized already.
       axis_name: mapped axis whose other devices' rows are negatives too.
       where: [N] bool, rows that count, or None: all.
       ids: [N] integers; rows with equal ids are never each other's negatives.
+      negative_ids: [M] integers, the ids of `negatives`; goes with `ids`.
 
     Returns:
       [2N] loss of each anchor, z0's first, in nats; 0 where `where` is False or an anchor has no
       negatives. The paper's loss is its mean.
 
     Raises:
-      ValueError: if shapes disagree, temperature <= 0, similarity or axis name are unknown.
+      ValueError: if shapes disagree, temperature <= 0, similarity or axis name are unknown, or only
+        one of `ids` and `negative_ids` is there beside negatives.
       TypeError: if embeddings are not floating point, ids not integers or `where` not bool.
 
     Example:
@@ -178,6 +185,8 @@ def nt_xent(
         axis_name=axis_name,
         where=where,
         ids=ids,
+        more_negatives=negatives,
+        more_ids=negative_ids,
     )
     positive = jnp.tile(terms.similarity / temperature, 2)
     return _cross_entropy(positive, terms.negatives, jnp.tile(terms.where, 2))

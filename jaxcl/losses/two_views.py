@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxcl.similarity import (
     AxisName,
     gather_rows,
+    masked_logsumexp,
     prepare,
     row_numbers,
     row_similarity,
@@ -46,6 +47,8 @@ def two_view_terms(
     axis_name: AxisName | None,
     where: jax.Array | None,
     ids: jax.Array | None,
+    more_negatives: jax.Array | None = None,
+    more_ids: jax.Array | None = None,
 ) -> TwoViewTerms:
     """Checks the arguments of a two-view loss and computes the parts it is made of.
 
@@ -60,6 +63,8 @@ def two_view_terms(
       axis_name: mapped axis whose other devices' rows are negatives too.
       where: [N] bool, rows that count.
       ids: [N] integers; rows with equal ids are never each other's negatives.
+      more_negatives: [M, D] negatives of every anchor beside those of the batch, or None.
+      more_ids: [M] integers, their ids; goes with `ids`.
 
     Returns:
       The parts, of this device's anchors.
@@ -75,6 +80,17 @@ def two_view_terms(
     check_scalar("temperature", temperature, above=0)
     where = check_where(where, sizes)
     rows = sizes["N"]
+    if more_negatives is not None:
+        more_negatives = check_embeddings("negatives", more_negatives, "M D", sizes)
+        if (ids is None) != (more_ids is None):
+            raise ValueError(
+                "ids and negative_ids go together where negatives are given: "
+                f"{'ids' if ids is None else 'negative_ids'} is missing"
+            )
+    elif more_ids is not None:
+        raise ValueError("negative_ids came without negatives: the batch's own ids are `ids`")
+    if more_ids is not None:
+        more_ids = check_integers("negative_ids", more_ids, "M", sizes)
     # Equal row numbers mark an anchor itself and its partner; equal ids do that, and more.
     ids = row_numbers(rows, axis_name) if ids is None else check_integers("ids", ids, "N", sizes)
     z0 = prepare(z0, similarity, where)
@@ -90,4 +106,14 @@ def two_view_terms(
         key_ids=gather_rows(jnp.tile(ids, 2), axis_name),
         key_where=gather_rows(jnp.tile(where, 2), axis_name),
     )
+    if more_negatives is not None:
+        more = similarity_logsumexp(
+            anchors,
+            prepare(more_negatives, similarity),
+            temperature=temperature,
+            query_ids=None if more_ids is None else jnp.tile(ids, 2),
+            key_ids=more_ids,
+        )
+        both = jnp.stack([negatives, more], axis=1)
+        negatives = masked_logsumexp(both, ~jnp.isneginf(both))
     return TwoViewTerms(row_similarity(z0, z1), negatives, where)

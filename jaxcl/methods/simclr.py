@@ -7,12 +7,33 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcl import memory
 from jaxcl.encoders import MLP
 from jaxcl.losses import nt_xent
 from jaxcl.methods.health import contrast_health, spread_health
-from jaxcl.methods.method import Batch, Method, Metrics, Params, check_positive, two_views
+from jaxcl.methods.method import (
+    Batch,
+    Method,
+    Metrics,
+    Params,
+    check_momentum,
+    check_positive,
+    two_views,
+)
 from jaxcl.methods.networks import chain, forward, init_networks
-from jaxcl.similarity import gather_rows, row_numbers
+from jaxcl.methods.schedules import Cosine, value_at
+from jaxcl.methods.target import move_target, start_target
+from jaxcl.similarity import gather_rows, l2_normalize, row_numbers
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SlowMemory:
+    """A slowly moving network, and the embeddings that it made of past batches."""
+
+    params: dict[str, Any]
+    batch_stats: dict[str, Any]
+    queue: memory.Queue
 
 
 @jax.tree_util.register_dataclass
@@ -21,6 +42,8 @@ class SimCLRState:
     """State of SimCLR."""
 
     batch_stats: dict[str, Any]
+    memory: SlowMemory | None = None
+    """With a queue only."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +53,9 @@ class SimCLR(Method):
     The two differ in projector: `simclr_v1_projector`, and `simclr_v2_projector`, of whose layers
     v2 keeps the first for fine-tuning (`embed_layers=1`). Both views pass the network as one batch,
     so they share batch statistics.
+
+    v2 may add MoCo's memory (its section 2): a moving average of the network, whose embeddings of
+    past batches, both views of each, are further negatives (`queue_size=65536`).
     """
 
     encoder: nn.Module
@@ -40,15 +66,30 @@ class SimCLR(Method):
     """Divides similarities; > 0."""
     embed_layers: int = 0
     """Layers of the projector that `embed` applies after the encoder."""
+    queue_size: int = 0
+    """Embeddings of past views that serve as negatives too; 0: those of the batch alone."""
+    momentum: float | Cosine = 0.999
+    """Share of itself that the network behind the queue keeps at each step, 0 to 1."""
 
     def __post_init__(self) -> None:
         check_positive(self, temperature=self.temperature)
+        check_momentum(self, self.momentum)
+        if self.queue_size < 0:
+            raise ValueError(f"SimCLR: queue_size must be 0 (none) or more, got {self.queue_size}")
         if self.embed_layers and self.projector is None:
             raise ValueError("SimCLR: embed_layers counts the projector's layers; there is none")
 
     def init(self, key: jax.Array, batch: Batch) -> tuple[Params, SimCLRState]:
-        params, batch_stats, _ = init_networks(self._networks, key, batch.views[0])
-        return params, SimCLRState(batch_stats=batch_stats)
+        params, batch_stats, outputs = init_networks(self._networks, key, batch.views[0])
+        if not self.queue_size:
+            return params, SimCLRState(batch_stats)
+        queue_key = jax.random.fold_in(key, len(self._networks))  # those before it are theirs
+        slow = SlowMemory(
+            params=start_target(params),
+            batch_stats=start_target(batch_stats),
+            queue=memory.init_queue(queue_key, self.queue_size, outputs.shape[-1]),
+        )
+        return params, SimCLRState(batch_stats, slow)
 
     def represent(
         self,
@@ -58,33 +99,81 @@ class SimCLR(Method):
         *,
         key: jax.Array,
         axis_name: str | None = None,
-    ) -> tuple[tuple[jax.Array, jax.Array], SimCLRState]:
+    ) -> tuple[tuple[jax.Array, ...], SimCLRState]:
         views = jnp.concatenate(two_views(batch, self))
         embeddings, batch_stats = forward(
             self._networks, params, state.batch_stats, views, train=True, axis_name=axis_name
         )
-        first, second = jnp.split(embeddings, 2)
-        return (first, second), dataclasses.replace(state, batch_stats=batch_stats)
+        state = dataclasses.replace(state, batch_stats=batch_stats)
+        both = tuple(jnp.split(embeddings, 2))
+        if state.memory is None:
+            return both, state
+        keys, slow_stats = forward(
+            self._networks,
+            state.memory.params,
+            state.memory.batch_stats,
+            views,
+            train=True,
+            axis_name=axis_name,
+        )
+        keys = jax.lax.stop_gradient(l2_normalize(keys))
+        slow = dataclasses.replace(state.memory, batch_stats=slow_stats)
+        return (*both, keys), dataclasses.replace(state, memory=slow)
 
     def objective(
         self,
         params: Params,
         state: SimCLRState,
-        embeddings: tuple[jax.Array, jax.Array],
+        embeddings: tuple[jax.Array, ...],
         batch: Batch,
         *,
         progress: jax.Array | float,
         axis_name: str | None = None,
     ) -> tuple[jax.Array, SimCLRState, Metrics]:
-        z0, z1 = embeddings
-        losses = nt_xent(z0, z1, temperature=self.temperature, axis_name=axis_name)
+        z0, z1, *keys = embeddings
+        slow = state.memory
+        past = None if slow is None else slow.queue.embeddings
+        losses = nt_xent(z0, z1, past, temperature=self.temperature, axis_name=axis_name)
         everyone = gather_rows(jnp.stack([z0, z1], axis=1), axis_name)  # [G, 2, D]
         own = row_numbers(z0.shape[0], axis_name)
         is_other = own[:, None] != jnp.arange(everyone.shape[0])  # [N, G]
-        metrics = contrast_health(
-            z0, z1, everyone.reshape(-1, z0.shape[-1]), jnp.repeat(is_other, 2, axis=1)
+        candidates = everyone.reshape(-1, z0.shape[-1])
+        is_negative = jnp.repeat(is_other, 2, axis=1)
+        if slow is not None and past is not None:
+            candidates = jnp.concatenate([candidates, past])
+            is_negative = jnp.pad(is_negative, [(0, 0), (0, len(past))], constant_values=True)
+            slow = dataclasses.replace(
+                slow, queue=memory.enqueue(slow.queue, keys[0], axis_name=axis_name)
+            )
+        metrics = contrast_health(z0, z1, candidates, is_negative) | spread_health(z0, axis_name)
+        return losses.mean(), dataclasses.replace(state, memory=slow), metrics
+
+    def end_step(
+        self, params: Params, state: SimCLRState, *, progress: jax.Array | float
+    ) -> SimCLRState:
+        if state.memory is None:
+            return state
+        momentum = value_at(self.momentum, progress)
+        slow = dataclasses.replace(
+            state.memory, params=move_target(state.memory.params, params, momentum)
         )
-        return losses.mean(), state, metrics | spread_health(z0, axis_name)
+        return dataclasses.replace(state, memory=slow)
+
+    def check(self, *, batch_size: int, examples: int) -> list[str]:
+        if not self.queue_size:
+            return []
+        if self.queue_size < 2 * batch_size:
+            raise ValueError(
+                f"queue_size {self.queue_size} is smaller than the {2 * batch_size} views of a "
+                f"batch, which all enter it. Set method.queue_size to at least {2 * batch_size}, "
+                "or 0 for none"
+            )
+        if self.queue_size > 2 * examples:
+            return [
+                f"queue_size {self.queue_size} is larger than the data set ({examples} examples, "
+                "two views of each): a picture's own old embeddings are among its negatives"
+            ]
+        return []
 
     def embed(self, params: Params, state: SimCLRState, inputs: jax.Array) -> jax.Array:
         features = super().embed(params, state, inputs)

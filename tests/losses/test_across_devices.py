@@ -50,9 +50,22 @@ def with_own_negatives(x, y, negatives, temperature, *, axis_name):
     return losses.info_nce(x, y, negatives, temperature=temperature, axis_name=axis_name)
 
 
+def with_a_memory(x, y, ids, negatives, temperature, *, axis_name):
+    return losses.nt_xent(
+        x,
+        y,
+        negatives,
+        temperature=temperature,
+        ids=ids,
+        negative_ids=jnp.arange(M),
+        axis_name=axis_name,
+    )
+
+
 # name: the loss, arrays split over the devices, arrays that each device has whole
 CASES = {
     "info_nce shared": (with_shared_negatives, [X, Y, IDS], [SHARED, TEMPERATURE]),
+    "nt_xent memory": (with_a_memory, [X, Y, IDS], [SHARED, TEMPERATURE]),
     "info_nce own": (with_own_negatives, [X, Y, OWN], [TEMPERATURE]),
 }
 for loss in (losses.info_nce, losses.nt_xent, losses.dcl, losses.dclw):

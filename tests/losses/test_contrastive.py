@@ -100,6 +100,23 @@ def test_nt_xent(draws, masked):
     check(losses.nt_xent(*views, temperature=0.4, **options), wanted)
 
 
+def test_nt_xent_with_a_memory_leaves_out_equal_ids(draws):
+    views, shared = np.stack([draws["x"], draws["y"]]), draws["shared"]
+    wanted = []
+    for view in (0, 1):
+        for i in range(N):
+            others = [
+                views[v, j] for v in (0, 1) for j in range(N) if IDS[j] != IDS[i] and WHERE[j]
+            ]
+            others += [shared[j] for j in range(M) if SHARED_IDS[j] != IDS[i]]
+            loss = anchor_loss(views[view, i], views[1 - view, i], others, 0.4)
+            wanted.append(loss if WHERE[i] else 0)
+    found = losses.nt_xent(
+        *views, shared, temperature=0.4, ids=IDS, negative_ids=SHARED_IDS, where=WHERE
+    )
+    check(found, wanted)
+
+
 @pytest.mark.parametrize("loss", [losses.info_nce, losses.nt_xent])
 def test_no_negative_no_loss(draws, loss):
     """A single row, or a batch of equal ids, has nothing to be told from."""

@@ -20,6 +20,7 @@ LOSSES = {
     "info_nce shared": (losses.info_nce, [(N, D), (N, D), (M, D)]),
     "info_nce own": (losses.info_nce, [(N, D), (N, D), (N, M, D)]),
     "nt_xent": (losses.nt_xent, [(N, D), (N, D)]),
+    "nt_xent memory": (losses.nt_xent, [(N, D), (N, D), (M, D)]),
     "dcl": (losses.dcl, [(N, D), (N, D)]),
     "dclw": (losses.dclw, [(N, D), (N, D)]),
     "triplet": (triplet, [(N, D), (N, D), (N, D)]),

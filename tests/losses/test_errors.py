@@ -123,6 +123,18 @@ def test_info_nce_negatives():
     check(ValueError, "negative_ids came without negatives", None, ids=IDS, negative_ids=IDS)
 
 
+def test_nt_xent_negatives():
+    def check(kind, message, negatives, **options):
+        raises(kind, message, losses.nt_xent, X, X, negatives, **options)
+
+    check(TypeError, "negatives has dtype int32", jnp.ones((M, D), int))
+    check(ValueError, r"negatives has shape \(5, 3\), expected .* D = 4", jnp.ones((M, 3)))
+    check(ValueError, r"negatives has shape \(6, 5, 4\), expected \[M, D\]", jnp.ones((N, M, D)))
+    check(ValueError, "negative_ids is missing", jnp.ones((M, D)), ids=IDS)
+    check(ValueError, "ids is missing", jnp.ones((M, D)), negative_ids=IDS[1:])
+    check(ValueError, "negative_ids came without negatives", None, ids=IDS, negative_ids=IDS)
+
+
 @pytest.mark.parametrize("loss", DISTANCE, ids=lambda loss: loss.__name__)
 def test_distance_options(loss):
     raises(

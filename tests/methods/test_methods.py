@@ -24,6 +24,9 @@ METHODS = {
         encoders.moco_v3_predictor(6, hidden=10),
     ),
     "simclr": SimCLR(ENCODER, encoders.simclr_v1_projector(6)),
+    "simclr, queue": SimCLR(
+        ENCODER, encoders.simclr_v2_projector(6, hidden=9), queue_size=40, momentum=0.9
+    ),
     "memory": PlainMemory(ENCODER, memory_size=64, negatives=8),
     "memory, own entry": PlainMemory(ENCODER, memory_size=64, negatives=8, positive="memory"),
     "memory, hardest": PlainMemory(
@@ -97,22 +100,34 @@ def test_targets_get_no_gradient_and_parameters_do(name):
     batch = make_batch(0)
     params, state = jax.jit(method.init)(KEY, batch)
 
-    has_target = hasattr(state, "target_params")
+    if hasattr(state, "target_params"):
+        target, with_target = (
+            state.target_params,
+            lambda target: dataclasses.replace(state, target_params=target),
+        )
+    elif name == "simclr, queue":
+        target, with_target = (
+            state.memory.params,
+            lambda target: dataclasses.replace(
+                state, memory=dataclasses.replace(state.memory, params=target)
+            ),
+        )
+    else:
+        target, with_target = {}, lambda _: state
 
     @jax.jit
     def gradients(params, target):
         def loss(params, target):
-            moved = dataclasses.replace(state, target_params=target) if has_target else state
-            return method.loss(params, moved, batch, key=KEY)[0]
+            return method.loss(params, with_target(target), batch, key=KEY)[0]
 
         return jax.grad(loss, argnums=(0, 1))(params, target)
 
-    online, target = gradients(params, state.target_params if has_target else {})
+    online, target = gradients(params, target)
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(online["encoder"]["dense0"]))
     assert not any(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(target))
 
 
-@pytest.mark.parametrize("name", ["moco", "moco_v3", "simclr", "memory"])
+@pytest.mark.parametrize("name", ["moco", "moco_v3", "simclr", "simclr, queue", "memory"])
 def test_each_works_in_ten_lines_of_plain_optax(name):
     method = METHODS[name]
     params, state = jax.jit(method.init)(KEY, make_batch(0))
@@ -168,6 +183,42 @@ def test_moco_follows_algorithm_1():
         state_after.target_params,
         state.target_params,
         moved,
+    )
+
+
+def test_simclr_v2_contrasts_with_its_memory_too():
+    """One step against NumPy: the batch's and the queue's negatives, enqueue both views, average."""
+    method = SimCLR(MLP((4,)), temperature=0.3, queue_size=40, momentum=0.9)
+    batch = make_batch(0)
+    params, state = method.init(KEY, batch)
+    slow = jax.tree.map(lambda x: x + 0.5, params)  # as if it had stayed behind
+    state = dataclasses.replace(state, memory=dataclasses.replace(state.memory, params=slow))
+    loss, (after, metrics) = method.loss(params, state, batch, key=KEY)
+    after = method.end_step(params, after, progress=0.0)
+
+    def encode(weights, x):
+        z = x @ np.asarray(weights["encoder"]["dense0"]["kernel"], np.float64)
+        z = z + np.asarray(weights["encoder"]["dense0"]["bias"])
+        return z / np.linalg.norm(z, axis=1, keepdims=True)
+
+    views = np.concatenate(batch.views).astype(np.float64)
+    anchors, keys = encode(params, views), encode(slow, views)
+    queue = np.asarray(state.memory.queue.embeddings, np.float64)
+    logits = np.concatenate([anchors @ anchors.T, anchors @ queue.T], axis=1) / 0.3
+    rows = np.arange(32)
+    positive = logits[rows, (rows + 16) % 32]
+    logits[rows, rows] = -np.inf
+    np.testing.assert_allclose(loss, (np.log(np.exp(logits).sum(1)) - positive).mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["negatives"], 30 + 40)
+    np.testing.assert_allclose(after.memory.queue.embeddings[:32], keys, atol=1e-6)
+    np.testing.assert_allclose(after.memory.queue.embeddings[32:], queue[32:], atol=1e-6)
+    jax.tree.map(
+        lambda now, before, online: np.testing.assert_allclose(
+            now, 0.9 * np.asarray(before) + 0.1 * np.asarray(online), atol=1e-6
+        ),
+        after.memory.params,
+        slow,
+        params,
     )
 
 
@@ -249,6 +300,11 @@ def test_health_of_a_collapsed_and_a_spread_batch():
         (lambda: MoCo(ENCODER, queue_size=0), "queue_size must be positive"),
         (lambda: PlainMemory(ENCODER, memory_size=10, negatives=11), "11 negatives cannot come"),
         (lambda: SimCLR(ENCODER, embed_layers=1), "there is none"),
+        (lambda: SimCLR(ENCODER, queue_size=-1), "queue_size must be 0 .none. or more, got -1"),
+        (
+            lambda: METHODS["simclr, queue"].check(batch_size=32, examples=1000),
+            "queue_size 40 is smaller than the 64 views of a batch",
+        ),
         (
             lambda: METHODS["moco"].check(batch_size=64, examples=1000),
             "queue_size 40 is smaller than batch_size 64",
