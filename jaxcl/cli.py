@@ -1,10 +1,12 @@
 """The command line: each verb calls one function of the library."""
 
 import argparse
+import functools
 import importlib.util
 import inspect
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest and known.verb != "train":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     prefer_fast_convolutions()  # before jax is imported
+    _silence_failing_saves()
     if known.verb == "train" and known.target is None:
         asked = bool({"-h", "--help"} & {*rest})
         train_parser.print_help(sys.stdout if asked else sys.stderr)
@@ -141,7 +144,8 @@ def load_config(path: Path) -> "Experiment":
 
     Raises:
       FileNotFoundError: if there is no such file.
-      UserError: if it defines no `config()`, or that returns no Experiment or a value out of range.
+      UserError: if it defines no `config()`, that returns no Experiment, or its code fails, naming
+        the line.
     """
     from jaxcl.training import Experiment
     from jaxcl.training.errors import UserError
@@ -157,17 +161,45 @@ def load_config(path: Path) -> "Experiment":
         raise UserError(f"{path} is not a Python file: a config ends in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # so that classes defined in it can be looked up
-    spec.loader.exec_module(module)
-    make = getattr(module, "config", None)
-    if not inspect.isfunction(make):
-        raise UserError(f"{path} defines no function config() -> jaxcl.training.Experiment")
     try:
+        spec.loader.exec_module(module)
+        make = getattr(module, "config", None)
+        if not inspect.isfunction(make):
+            raise UserError(f"{path} defines no function config() -> jaxcl.training.Experiment")
         experiment = make()
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from error
+    except UserError:
+        raise
+    except Exception as error:  # whatever the user's own code may raise
+        raise UserError(
+            f"{path}{_line_of(error, path)}: {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(experiment, Experiment):
         raise UserError(f"{path}: config() returned {experiment!r}, not a training.Experiment")
     return experiment
+
+
+def _line_of(error: Exception, path: Path) -> str:
+    """Where in the file at `path` an error came up, as ", line 12"."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename) == path]
+    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+    return "" if line is None else f", line {line}"
+
+
+@functools.cache
+def _silence_failing_saves() -> None:
+    """Drops the tracebacks that orbax and tensorstore print of a save that fails, hundreds of lines
+    in several threads: the run ends with a `CheckpointError`, which says it in one."""
+    from absl import logging
+
+    logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
+    report = sys.unraisablehook
+
+    def report_others(unraisable: "sys.UnraisableHookArgs") -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            report(unraisable)
+
+    sys.unraisablehook = report_others
 
 
 def _complain(error: Exception) -> int:

@@ -180,6 +180,26 @@ def quick(*options):
     return lambda tmp_path: ["train", CONFIG, *QUICK, *options]
 
 
+def test_a_corrupt_image_is_named_and_the_run_goes_on(tmp_path, capsys):
+    write_pictures(tmp_path / "pictures", [(9, 9)] * 8, "RGB")
+    (tmp_path / "pictures" / "3.png").write_bytes(b"nothing")
+    config = folder_config(tmp_path, tmp_path / "pictures")
+    assert main(["train", config, "--out", str(tmp_path / "run")]) == 0
+    assert "3.png does not decode: the next image" in " ".join(capsys.readouterr().err.split())
+
+
+def edited_run(tmp_path):
+    (tmp_path / "o").mkdir()
+    text = '{"class": "jaxcl.training.experiment.Train", "batch_size": "many"}'
+    (tmp_path / "o" / "config.json").write_text(text)
+    return ["evaluate", str(tmp_path / "o")]
+
+
+def failing_config(tmp_path):
+    (tmp_path / "c.py").write_text("def config():\n    return nonsense\n")
+    return ["train", str(tmp_path / "c.py")]
+
+
 BAD_INPUT = {
     "missing folder": (missing_folder, "nowhere"),
     "empty folder": (empty_folder, "no image"),
@@ -188,6 +208,8 @@ BAD_INPUT = {
     "no label where one is needed": (no_labels, "label"),
     "config without config()": (no_experiment, "defines no function config"),
     "directory that is no run": (not_a_run, "not a run directory"),
+    "config of a wrong type": (edited_run, "Train.batch_size is 'many', expected int"),
+    "config that fails": (failing_config, r"c\.py, line 2: NameError: name 'nonsense'"),
     "config that does not exist": (lambda _: ["train", "missing.py"], "missing.py is neither"),
     "unknown option": (
         quick("--method.temprature", "0.1"),
@@ -297,6 +319,98 @@ def test_help_lists_each_field_with_its_default(capsys):
     assert main(["train", "--help"]) == 0
 
 
+def on_a_disk_of(size, folder, commands):
+    """Runs shell commands with a small file system of its own mounted at `folder`."""
+    folder.mkdir()
+    script = f"mount -t tmpfs -o size={size} tmpfs {folder} && {{ {commands}; }}"
+    found = subprocess.run(
+        ["unshare", "--map-root-user", "--mount", "sh", "-c", script],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+    )
+    if "mount:" in found.stderr or "unshare" in found.stderr:
+        pytest.skip("needs the right to mount a file system")
+    return found
+
+
+def complaint(found):
+    """The one line of an error, known to be the last and without a traceback."""
+    assert "Traceback" not in found.stderr, found.stderr[-3000:]
+    assert found.stderr.splitlines()[-1].startswith("jaxcl: error: "), found.stderr[-3000:]
+    return found.stderr.splitlines()[-1]
+
+
+JAXCL = f"{sys.executable} -m jaxcl.cli"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ("4k", r"No space left on device: .*/run/(lock|config|facts)\.json"),
+        ("16k", r"No space left on device: .*/run/metrics\.jsonl"),
+        ("60k", r"cannot write the checkpoint of step 5 .* none was kept before. Free some disk"),
+        ("300k", r"cannot write the checkpoint of step 10 .*step 5 is the newest kept"),
+    ],
+)
+def test_a_full_disk_is_one_clear_error_and_what_was_saved_goes_on(size, message, tmp_path):
+    import re
+
+    disk, kept = tmp_path / "disk", tmp_path / "kept"
+    options = " ".join([*QUICK, "--train.epochs", "1", "--run.checkpoint_every", "5"])
+    train = f"{JAXCL} train {CONFIG} --out {disk}/run {options}"
+    found = on_a_disk_of(size, disk, f"{train}; code=$?; cp -r {disk}/run {kept}; exit $code")
+    assert found.returncode == 2
+    assert re.search(message, complaint(found)), complaint(found)
+    if size == "300k":  # with room again, the run goes on from what was kept
+        assert main(["train", str(kept)]) == 0
+        rows = [json.loads(line) for line in (kept / "metrics.jsonl").read_text().splitlines()]
+        assert [row["step"] for row in rows] == list(range(1, 24))
+
+
+@pytest.mark.slow
+def test_a_full_disk_while_evaluating_or_embedding_leaves_what_was_there(run_dir, tmp_path):
+    write_pictures(tmp_path / "pictures", [(8, 8)] * 400)
+    disk = tmp_path / "disk"
+    found = on_a_disk_of(
+        "10m",
+        disk,
+        f"cp -r {run_dir} {disk}/run && dd if=/dev/zero of={disk}/full bs=1k status=none;"
+        f"{JAXCL} evaluate {disk}/run; echo code $?; cmp {run_dir}/evaluation.json "
+        f"{disk}/run/evaluation.json && cmp {run_dir}/neighbours.png {disk}/run/neighbours.png && "
+        f"echo kept; {JAXCL} embed {disk}/run {tmp_path}/pictures --out {disk}/f.npz; "
+        f"echo code $?; ls {disk}",
+    )
+    assert found.stdout.split() == ["code", "2", "kept", "code", "2", "full", "run"], found.stdout
+    errors = [line for line in found.stderr.splitlines() if line.startswith("jaxcl: error")]
+    assert "run/evaluation.json" in errors[0]
+    assert "No space left on device" in errors[0]
+    assert "f.npz" in errors[1]
+    assert "Traceback" not in found.stderr
+
+
+@pytest.mark.slow
+def test_a_read_only_disk_is_said_at_once(run_dir, tmp_path):
+    write_pictures(tmp_path / "pictures", [(8, 8)])
+    disk = tmp_path / "disk"
+    verbs = {
+        "train": f"train {CONFIG} --out {disk}/new",
+        "resume": f"train {disk}/run",
+        "evaluate": f"evaluate {disk}/run",
+        "embed": f"embed {disk}/run {tmp_path}/pictures --out {disk}/new/f.npz",
+    }
+    commands = "; ".join(f"{JAXCL} {arguments}; echo $?" for arguments in verbs.values())
+    found = on_a_disk_of(
+        "10m", disk, f"cp -r {run_dir} {disk}/run; mount -o remount,ro {disk}; {commands}"
+    )
+    assert found.stdout.split() == ["2"] * len(verbs), found.stderr[-3000:]
+    errors = [line for line in found.stderr.splitlines() if line.startswith("jaxcl: error")]
+    assert len(errors) == len(found.stderr.splitlines()) == len(verbs), found.stderr
+    assert all("ead-only" in line and str(disk) in line for line in errors), errors
+
+
 def start(arguments, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
     return subprocess.Popen(
@@ -306,6 +420,7 @@ def start(arguments, tmp_path):
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -319,16 +434,19 @@ def wait_for_rows(path, count, process):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_exits_and_the_run_goes_on(number, tmp_path):
+def test_a_signal_saves_and_exits_and_the_run_goes_on(number, workers, tmp_path):
+    """To the whole group of processes, as a terminal's Ctrl-C and a scheduler's SIGTERM go."""
     directory = tmp_path / "run"
-    options = [*QUICK, "--train.epochs", "60"]
+    options = [*QUICK, "--train.epochs", "60", "--run.workers", str(workers)]
     process = start(["train", CONFIG, "--out", str(directory), *options], tmp_path)
     wait_for_rows(directory / "metrics.jsonl", 5, process)
-    process.send_signal(number)
+    os.killpg(process.pid, number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + number, said
     assert f"jaxcl train {directory}" in said
+    assert "Traceback" not in said
     rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     saved = max(int(path.name) for path in (directory / "checkpoints").iterdir())
     assert saved == rows[-1]["step"]

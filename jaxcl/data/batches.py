@@ -270,8 +270,10 @@ def _make_ahead(
 
 
 def _start_worker(worker: int, workers: int) -> None:
-    """Leaves Ctrl-C to the main process, which closes its workers; ends when that is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Leaves Ctrl-C and SIGTERM to the main process, which closes its workers when it has saved: a
+    terminal and a cluster's scheduler send them to all. Ends when the main process is killed."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 

@@ -32,6 +32,9 @@ _DAMAGE = (
 
 _MAX_TRIES = 64
 
+_EXIF_ORIENTATION = 0x0112
+_ON_THEIR_SIDE = {5, 6, 7, 8}  # orientations whose width is the upright picture's height
+
 
 class UndecodableImage(ValueError):
     """The bytes of a record are no picture that Pillow can decode."""
@@ -68,6 +71,17 @@ def check_one_shape(image: np.ndarray, expected: tuple[int, ...], name: str) -> 
             f"{name} is {width}x{height} pixels, expected {expected[1]}x{expected[0]} like the "
             "first image: set size to cut and resize all images to one size"
         )
+
+
+def upright_size(path: str) -> tuple[int, int] | None:
+    """Height and width of the picture in a file, from its header alone; None if that is damaged."""
+    try:
+        with Image.open(path, formats=image_formats()) as image:
+            width, height = image.size
+            turned = image.getexif().get(_EXIF_ORIENTATION, 1) in _ON_THEIR_SIDE
+    except _DAMAGE:
+        return None
+    return (width, height) if turned else (height, width)
 
 
 def decode(encoded: bytes, name: str, *, size: int | None = None, channels: int = 3) -> np.ndarray:

@@ -14,10 +14,13 @@ from jaxcl.data.decoding import (
     decode,
     image_extensions,
     read_or_next,
+    upright_size,
 )
 from jaxcl.data.source import Record, SourceConfig
 
 FolderLabels = Literal["none", "subfolders"]
+
+_HEADERS_READ = 1000
 
 # Errors that belong to the one file, which is then replaced. Any other, such as a failing disk or
 # too many open files, must end the run: by replacing, what is read would depend on chance.
@@ -36,7 +39,8 @@ class FolderSource:
       channels: as in `Folder`.
 
     Raises:
-      ValueError: if none of the first files can be read.
+      ValueError: if none of the first files can be read, or files have several sizes and `size` is
+        None: seen here for up to 1,000 of them, spread over all, and for the others when read.
     """
 
     def __init__(
@@ -58,6 +62,8 @@ class FolderSource:
         # The first readable file sets the shape that every other must have.
         image = read_or_next(0, len(names), self._read)["image"]
         self.image_shape: tuple[int, int, int] = image.shape
+        if size is None:
+            self._check_sizes()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -84,6 +90,14 @@ class FolderSource:
         if self.labels is not None:
             found["label"] = self.labels[record]
         return found
+
+    def _check_sizes(self) -> None:
+        """Reads headers, of so many files that it takes a moment; the others are seen when read."""
+        count = min(len(self), _HEADERS_READ)
+        for record in np.linspace(0, len(self) - 1, count).astype(int).tolist():
+            size = upright_size(self._path(record))
+            if size is not None and size != self.image_shape[:2]:
+                check_one_shape(np.empty((*size, 0)), self.image_shape, self._path(record))
 
     def _path(self, record: int) -> str:
         return os.path.join(self._root, *self.names[record].split("/"))
@@ -117,8 +131,8 @@ class Folder(SourceConfig):
 
         Raises:
           FileNotFoundError: if there is no such folder.
-          ValueError: if it holds no image, none of the first is readable, or images that belong to
-            no subfolder.
+          ValueError: if it holds no image, none of the first is readable, images that belong to no
+            subfolder, or images of several sizes where `size` is None.
         """
         check_size_and_channels(self.size, self.channels)
         if self.labels not in get_args(FolderLabels):

@@ -85,14 +85,20 @@ class BatchNorm(nn.Module):
                 )
             x = x.reshape(self.groups, x.shape[0] // self.groups, *x.shape[1:])
         axes = tuple(range(0 if self.groups is None else 1, x.ndim - 1))
-        x = x.astype(jnp.float32)
-        moments = jnp.stack([x.mean(axes), jnp.square(x).mean(axes)])
         count = x.size // (x.shape[-1] * (self.groups or 1))
-        if self.groups is None and axis_name is not None:
-            moments = jax.lax.pmean(moments, axis_name)
+        crosses = self.groups is None and axis_name is not None
+
+        def average(values: jax.Array) -> jax.Array:
+            values = values.mean(axes, keepdims=True)
+            return jax.lax.pmean(values, axis_name) if crosses else values
+
+        # Two passes: mean(x^2) - mean(x)^2 would cancel, and how much hangs on the devices.
+        x = x.astype(jnp.float32)
+        mean = average(x)
+        var = average(jnp.square(x - mean))
+        if crosses:
             count *= jax.lax.axis_size(axis_name)
-        mean, mean_square = moments
-        return mean, jnp.maximum(mean_square - jnp.square(mean), 0.0), count
+        return mean.squeeze(axes), var.squeeze(axes), count
 
     def _update_running(
         self,

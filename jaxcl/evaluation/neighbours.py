@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from typing import BinaryIO
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -17,7 +18,7 @@ def neighbour_sheet(
     features: ArrayLike,
     query_images: ArrayLike,
     query_features: ArrayLike,
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | BinaryIO,
     *,
     labels: ArrayLike | None = None,
     query_labels: ArrayLike | None = None,
@@ -37,7 +38,7 @@ def neighbour_sheet(
       features: [N, D] of the images.
       query_images: [M, ...] as `images`, a row each; 1 to 50.
       query_features: [M, D].
-      path: of the PNG to write.
+      path: of the PNG to write, or a file open for its bytes.
       labels: [N] int >= 0, with `query_labels`.
       query_labels: [M] int >= 0.
       class_names: what to call the classes; None: their numbers.
@@ -168,6 +169,6 @@ class _Sheet:
         centre, below = left + self._cell / 2, top + self._cell + self._caption / 2 + 0.01
         self._text(centre, below, caption, size=8, color=colour, ha="center")
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str] | BinaryIO) -> None:
         # No software version in the file: equal sheets are equal bytes.
         self._figure.savefig(path, format="png", dpi=160, metadata={"Software": None})

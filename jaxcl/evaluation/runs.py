@@ -38,7 +38,7 @@ from jaxcl.training import (
     start_state,
     view_shapes,
 )
-from jaxcl.training.checkpoints import write_durably
+from jaxcl.training.durable_files import check_writable, write_durably
 
 _RAW_SIDE = 32  # raw input is compared at no more than this many pixels a side
 _SHEET_ROWS, _SHEET_COLUMNS = 10, 8
@@ -59,8 +59,10 @@ def evaluate_run(directory: Path, experiment: Experiment | None = None) -> str:
 
     Raises:
       UserError: if the run has no checkpoint, or names no examples to be measured on.
+      OSError: if the directory cannot be written.
     """
     run = restore_run(directory, experiment)
+    check_writable(directory)
     settings = run.experiment.evaluate
     if settings is None or settings.test is None:
         raise UserError(
@@ -128,6 +130,7 @@ def embed_run(
 
     Raises:
       UserError: if images cannot be read, or do not fit the encoder.
+      OSError: if `out` cannot be written.
     """
     if out.suffix != ".npz":
         raise UserError(f"--out is {out}: give a file name that ends in .npz")
@@ -137,6 +140,8 @@ def embed_run(
         raise UserError(f"{source} does not exist: give a folder of images, an image, or an .npz")
     if out.exists() and out.samefile(source):
         raise UserError(f"--out is {out}, which holds the images: give another file")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(out.parent)
     run = restore_run(directory, experiment)
     height, width, channels = run.image.shape
     size = min(height, width)
@@ -157,10 +162,8 @@ def embed_run(
         features.append(embedding(batch["image"], batch_size))
         replaced.append(batch["replaced"])
     everything, bad = np.concatenate(features), np.concatenate(replaced)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(out.name + ".writing.npz")
-    np.savez(temporary, features=everything, names=np.array(list(opened.names)), replaced=bad)
-    temporary.replace(out)
+    names = np.array(list(opened.names))
+    write_durably(out, lambda file: np.savez(file, features=everything, names=names, replaced=bad))
     written = f"{len(everything)} x {everything.shape[1]} features of step {run.step}: {out}"
     if bad.any():
         written += f" ({bad.sum()} did not decode: see the array `replaced`)"
@@ -338,17 +341,20 @@ def _draw_neighbours(
     shown = np.unique(found)  # the only training images that are read again
     labels, test_labels = train_source.labels, test_source.labels
     labelled = labels is not None and test_labels is not None
-    neighbour_sheet(
-        np.stack([train_source[int(record)]["image"] for record in shown]),
-        train[shown],
-        np.stack([test_source[int(record)]["image"] for record in rows]),
-        test[rows],
+    write_durably(
         path,
-        labels=labels[shown] if labels is not None and labelled else None,
-        query_labels=test_labels[rows] if test_labels is not None and labelled else None,
-        class_names=train_source.label_names if labelled else None,
-        k=k,
-        title="Nearest training examples by the trained encoder",
+        lambda file: neighbour_sheet(
+            np.stack([train_source[int(record)]["image"] for record in shown]),
+            train[shown],
+            np.stack([test_source[int(record)]["image"] for record in rows]),
+            test[rows],
+            file,
+            labels=labels[shown] if labels is not None and labelled else None,
+            query_labels=test_labels[rows] if test_labels is not None and labelled else None,
+            class_names=train_source.label_names if labelled else None,
+            k=k,
+            title="Nearest training examples by the trained encoder",
+        ),
     )
 
 

@@ -116,6 +116,8 @@ class SimCLR(Method):
             train=True,
             axis_name=axis_name,
         )
+        # Example by example: an order that is the same on any number of devices.
+        keys = jnp.stack(jnp.split(keys, 2), axis=1).reshape(keys.shape)
         keys = jax.lax.stop_gradient(l2_normalize(keys))
         slow = dataclasses.replace(state.memory, batch_stats=slow_stats)
         return (*both, keys), dataclasses.replace(state, memory=slow)

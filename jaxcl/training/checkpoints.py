@@ -1,9 +1,9 @@
 """Checkpoints: orbax writes the arrays; a manifest with a digest of each says whether they hold."""
 
 import dataclasses
+import errno
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,11 +14,12 @@ import ml_dtypes  # noqa: F401  (registers bfloat16 with NumPy's dtype names)
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jaxcl.training.durable_files import write_durably
 from jaxcl.training.errors import UserError
 
 _MANIFEST = "manifest.json"
 _ARRAYS = "arrays"
-
+_BYTES_BESIDE = 4096  # an array's own metadata and digests, at most
 
 # What orbax and tensorstore raise at damaged bytes.
 _DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, IndexError)
@@ -68,6 +69,7 @@ class Checkpoints:
         try:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
+            self._check_space(arrays)
             if self._writer is None:
                 self._writer = ocp.AsyncCheckpointer(
                     ocp.StandardCheckpointHandler(),
@@ -213,32 +215,24 @@ class Checkpoints:
                 (folder / _MANIFEST).unlink(missing_ok=True)
                 shutil.rmtree(folder)
 
+    def _check_space(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Sees a full disk before orbax meets it halfway; a quota shows only then."""
+        needed = sum(array.nbytes + _BYTES_BESIDE for array in arrays.values())
+        free = shutil.disk_usage(self._folder).free
+        if free < needed:
+            raise OSError(
+                errno.ENOSPC, f"{needed / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free"
+            )
+
     def _failure(self, step: int, error: Exception) -> CheckpointError:
         kept = self.steps()
         newest = f"step {kept[-1]} is the newest kept" if kept else "none was kept before"
-        reason = next((line for line in str(error).splitlines() if line), type(error).__name__)
+        text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        reason = next((line for line in text.splitlines() if line), type(error).__name__)
         return CheckpointError(
             f"cannot write the checkpoint of step {step} below {self._folder} ({reason[:200]}); "
             f"{newest}. Free some disk or mend the permissions, then resume the run"
         )
-
-
-def write_durably(path: Path, text: str) -> None:
-    """Replaces a file so that a crash leaves the old one or the new one, whole."""
-    temporary = path.with_name(path.name + ".writing")
-    try:
-        with temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise OSError(error.errno, f"cannot write: {error.strerror}", str(path)) from error
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def name_leaves(tree: Any) -> dict[str, Any]:

@@ -1,8 +1,11 @@
 """Experiments as JSON data and back, by name among jaxcl's own classes: nothing is executed."""
 
 import dataclasses
+import functools
 import importlib
 import inspect
+import types
+import typing
 from typing import Any
 
 _CLASS = "class"
@@ -30,7 +33,8 @@ def from_data(data: Any) -> Any:
     """What `to_data` came from.
 
     Raises:
-      ValueError: for a class that is not jaxcl's own, or fields that it does not have.
+      ValueError: for a class that is not jaxcl's own, fields that it does not have, or a value that
+        is not of its field's type.
     """
     if isinstance(data, list):
         return tuple(from_data(item) for item in data)
@@ -44,6 +48,11 @@ def from_data(data: Any) -> Any:
             f"config.json: {kind.__name__} has no field {unknown[0]!r}; it was written by another "
             "version. Resume by giving the config file again"
         )
+    for name, value in fields.items():
+        wanted = _field_types(kind).get(name, Any)
+        if not _fits(value, wanted):
+            expected = inspect.formatannotation(wanted)
+            raise ValueError(f"{kind.__name__}.{name} is {data[name]!r}, expected {expected}")
     return kind(**fields)
 
 
@@ -84,6 +93,30 @@ def _compare(path: str, old: Any, new: Any, lines: list[str]) -> None:
 
 def _short(data: Any) -> str:
     return data[_CLASS].rsplit(".", 1)[-1] if isinstance(data, dict) else repr(data)
+
+
+@functools.cache
+def _field_types(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    """Whether a value is of a type; yes for types that say more than is checked here."""
+    parts = typing.get_args(wanted)
+    origin = typing.get_origin(wanted) or wanted
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, part) for part in parts)
+    if origin is typing.Literal:
+        return value in parts
+    if origin is tuple and isinstance(value, tuple):
+        if len(parts) == 2 and parts[1] is Ellipsis:
+            return all(_fits(item, parts[0]) for item in value)
+        return len(value) == len(parts) and all(map(_fits, value, parts))
+    if origin is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if origin is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, origin) if inspect.isclass(origin) else True
 
 
 def _own_class(name: Any) -> type:

@@ -16,7 +16,14 @@ from jaxcl.data import Batches, prefetch
 from jaxcl.training.checkpoints import Checkpoints
 from jaxcl.training.errors import DataError
 from jaxcl.training.experiment import Experiment
-from jaxcl.training.observers import MetricsFile, ProgressBar, Row, Verdict, check_finite
+from jaxcl.training.observers import (
+    MetricsFile,
+    ProgressBar,
+    ReplacedImages,
+    Row,
+    Verdict,
+    check_finite,
+)
 from jaxcl.training.run_directory import RunDirectory, RunLock
 from jaxcl.training.setup import Setup, set_up
 from jaxcl.training.state import TrainState
@@ -92,7 +99,8 @@ def train(experiment: Experiment, directory: Path, *, console: Console | None = 
             for alarm in verdict.log(row):
                 bar.say(f"warning, at step {int(row['step'])}: {alarm}")
 
-        step = _run_steps(setup, state, start, checkpoints, stop, bar, observe)
+        replaced = ReplacedImages(setup.source.names, bar.say, before=metrics_file.last_row)
+        step = _run_steps(setup, state, start, checkpoints, stop, bar, observe, replaced)
     return Outcome(step, setup.total_steps, stop.signal, tuple(verdict.alarms))
 
 
@@ -116,6 +124,7 @@ def _run_steps(
     stop: StopRequest,
     bar: ProgressBar,
     observe: Callable[[Row], None],
+    replaced: ReplacedImages,
 ) -> int:
     """Steps until the end or a request to stop; returns the number of steps done."""
     train, run, total = setup.experiment.train, setup.experiment.run, setup.total_steps
@@ -132,20 +141,17 @@ def _run_steps(
     )
     with prefetch(source_batches, _placing(setup), depth=run.prefetch) as batches:
         try:
-            for batch, replaced in _readable(batches):
+            for batch, without_image in _readable(batches):
                 state, metrics = setup.step(state, batch)
                 step += 1
-                if replaced and not clock.replaced:
-                    bar.say("note: images that do not decode have others in their place,")
-                    bar.say(f"counted as replaced_images in metrics.jsonl from step {step} on")
-                clock.replaced += replaced
+                replaced.note(without_image)
                 if logged is not None:
                     observe(clock.row(*logged, batches.waited_seconds))
                     logged = None
                 stopping = stop.signal  # read once: what asks later waits for the next step
                 saving = step % run.checkpoint_every == 0 or step == total or stopping is not None
                 if saving or step % run.log_every == 0 or step == start + 1:
-                    logged = (step, metrics, clock.replaced)
+                    logged = (step, metrics, replaced.count)
                 if saving and logged is not None:
                     observe(clock.row(*logged, batches.waited_seconds))  # may refuse to go on
                     logged = None
@@ -176,13 +182,12 @@ def _readable(batches: Iterator[T]) -> Iterator[T]:
         yield batch
 
 
-def _placing(setup: Setup) -> Callable[[dict[str, np.ndarray]], tuple[Any, int]]:
-    """Places a batch on the devices; what only the log needs stays on the host."""
+def _placing(setup: Setup) -> Callable[[dict[str, np.ndarray]], tuple[Any, np.ndarray]]:
+    """Places a batch on the devices; the records without an image of their own stay on the host."""
 
-    def place(batch: dict[str, np.ndarray]) -> tuple[Any, int]:
-        replaced = int(batch["replaced"].sum())
+    def place(batch: dict[str, np.ndarray]) -> tuple[Any, np.ndarray]:
         arrays = {name: value for name, value in batch.items() if name != "replaced"}
-        return setup.devices.split(arrays), replaced
+        return setup.devices.split(arrays), batch["index"][batch["replaced"]]
 
     return place
 
@@ -193,8 +198,6 @@ class _Clock:
     def __init__(self, setup: Setup, start: int) -> None:
         self._setup = setup
         self._time, self._waited, self._step = time.monotonic(), 0.0, start
-        self.replaced = 0
-        """Images so far that stand in for ones that do not decode."""
 
     def row(self, step: int, metrics: dict[str, jax.Array], replaced: int, waited: float) -> Row:
         """A step's row; waits until the device has its metrics."""

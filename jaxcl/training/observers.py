@@ -5,10 +5,12 @@ import dataclasses
 import json
 import math
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TypeAlias
 
+import numpy as np
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -19,13 +21,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from jaxcl.training.checkpoints import write_durably
+from jaxcl.training.durable_files import cannot_write, write_durably
 from jaxcl.training.errors import DivergedError
 
 Row: TypeAlias = dict[str, float]
 """One logged step: `step`, `loss`, and the signals beside it."""
 
 _PLAIN_SECONDS = 10.0
+_NAMED_IMAGES = 5
 
 
 class MetricsFile:
@@ -37,8 +40,13 @@ class MetricsFile:
         kept = [row for row in rows if row.get("step", 0) <= restored_step]
         if len(kept) < len(rows) or (path.exists() and not path.read_text().endswith("\n")):
             write_durably(path, "".join(json.dumps(row) + "\n" for row in kept))
+        self.last_row: Row | None = kept[-1] if kept else None
+        """The row that the run goes on from."""
         self._path = path
-        self._file = path.open("a", buffering=1)
+        try:
+            self._file = path.open("a", buffering=1)
+        except OSError as error:
+            raise cannot_write(path, error) from error
 
     def log(self, row: Row) -> None:
         """Writes one row."""
@@ -46,11 +54,12 @@ class MetricsFile:
         try:
             self._file.write(line)
         except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self._path)) from error
+            raise cannot_write(self._path, error) from error
 
     def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
+        """Closes the file; a row that the disk refused stays lost, and was complained of."""
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 def read_metrics(path: Path) -> list[Row]:
@@ -125,6 +134,33 @@ class ProgressBar:
     def say(self, text: str) -> None:
         """Prints a line above the bar."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+class ReplacedImages:
+    """Counts images that do not decode and so have others in their place; names the first few."""
+
+    def __init__(
+        self, names: Sequence[str], say: Callable[[str], None], *, before: Row | None
+    ) -> None:
+        self._names, self._say = names, say
+        self._seen: set[int] = set()
+        self.count = 0 if before is None else int(before.get("replaced_images", 0))
+        """How many so far, of the whole run; one that comes every epoch counts every time."""
+
+    def note(self, records: np.ndarray) -> None:
+        """Takes the numbers of the records without an image of their own in a batch."""
+        self.count += len(records)
+        for record in map(int, records):
+            if record in self._seen or len(self._seen) > _NAMED_IMAGES:
+                continue
+            self._seen.add(record)
+            if len(self._seen) > _NAMED_IMAGES:
+                self._say("note: more images do not decode: metrics.jsonl counts replaced_images")
+            else:
+                self._say(
+                    f"note: {self._names[record]} does not decode: the next image that does "
+                    "stands in for it"
+                )
 
 
 @dataclasses.dataclass

@@ -1,5 +1,6 @@
 """A run's directory: its configuration, its lock, and where everything lies."""
 
+import contextlib
 import dataclasses
 import datetime
 import fcntl
@@ -12,8 +13,8 @@ from typing import IO
 import jax
 import numpy as np
 
-from jaxcl.training.checkpoints import write_durably
 from jaxcl.training.config_json import differences, from_data, to_data
+from jaxcl.training.durable_files import cannot_write, write_durably
 from jaxcl.training.errors import UserError
 from jaxcl.training.experiment import Experiment
 
@@ -188,19 +189,21 @@ class RunLock:
         self._file: IO[str] | None = None
 
     def __enter__(self) -> "RunLock":
+        where = self._path.parent
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            where.mkdir(parents=True, exist_ok=True)
+            file = self._path.open("a+")
         except (FileExistsError, NotADirectoryError) as error:
-            where = self._path.parent
             raise UserError(f"{where} is not a directory: choose another --out") from error
-        file = self._path.open("a+")
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             holder = self._holder()
             file.close()
             raise UserError(
-                f"{self._path.parent} is in use by process {holder.get('process', 'unknown')} on "
+                f"{where} is in use by process {holder.get('process', 'unknown')} on "
                 f"{holder.get('host', 'unknown')} since {holder.get('start', 'unknown')}: wait for "
                 "it or choose another --out"
             ) from error
@@ -214,9 +217,9 @@ class RunLock:
             file.write(json.dumps(owner))
             file.flush()
         except OSError as error:
-            raise OSError(
-                error.errno, f"cannot write: {error.strerror}", str(self._path)
-            ) from error
+            with contextlib.suppress(OSError):
+                file.close()
+            raise cannot_write(self._path, error) from error
         self._file = file
         return self
 

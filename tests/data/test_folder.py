@@ -65,6 +65,27 @@ def test_size_and_channels(tmp_path):
 def test_one_size_expected_another_comes(tmp_path):
     save(tmp_path / "a.png", size=(6, 4))
     save(tmp_path / "b.png", size=(8, 5))
+    with pytest.raises(ValueError, match=r"b\.png is 8x5 pixels, expected 6x4 .*: set size"):
+        Folder(str(tmp_path)).open()
+
+
+def test_one_size_is_that_of_the_upright_picture(tmp_path):
+    save(tmp_path / "a.png", size=(6, 4))
+    orientation = Image.Exif()
+    orientation[0x0112] = 6  # a quarter turn
+    Image.new("RGB", (4, 6)).save(tmp_path / "b.png", exif=orientation)
+    (tmp_path / "c.png").write_bytes(b"damaged")
+    source = Folder(str(tmp_path)).open()
+    assert source[1]["image"].shape == source.image_shape == (4, 6, 3)
+    Image.new("RGB", (6, 4)).save(tmp_path / "b.png", exif=orientation)
+    with pytest.raises(ValueError, match=r"b\.png is 4x6 pixels, expected 6x4"):
+        Folder(str(tmp_path)).open()
+
+
+def test_a_size_that_was_not_looked_at_is_seen_when_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxcl.data.folder._HEADERS_READ", 2)  # the first and the last
+    for name, size in [("a", (6, 4)), ("b", (8, 5)), ("c", (6, 4))]:
+        save(tmp_path / f"{name}.png", size=size)
     source = Folder(str(tmp_path)).open()
     with pytest.raises(ValueError, match=r"b\.png is 8x5 pixels, expected 6x4 .*: set size"):
         source[1]

@@ -210,7 +210,8 @@ def test_simclr_v2_contrasts_with_its_memory_too():
     logits[rows, rows] = -np.inf
     np.testing.assert_allclose(loss, (np.log(np.exp(logits).sum(1)) - positive).mean(), rtol=1e-5)
     np.testing.assert_allclose(metrics["negatives"], 30 + 40)
-    np.testing.assert_allclose(after.memory.queue.embeddings[:32], keys, atol=1e-6)
+    entered = np.stack(np.split(keys, 2), axis=1).reshape(32, -1)  # example by example
+    np.testing.assert_allclose(after.memory.queue.embeddings[:32], entered, atol=1e-6)
     np.testing.assert_allclose(after.memory.queue.embeddings[32:], queue[32:], atol=1e-6)
     jax.tree.map(
         lambda now, before, online: np.testing.assert_allclose(

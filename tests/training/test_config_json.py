@@ -72,3 +72,26 @@ def test_nothing_else_is_built(data, message):
 def test_values_that_json_cannot_hold_are_refused():
     with pytest.raises(TypeError, match="numbers, strings and dataclasses"):
         to_data(make_experiment(data=object()))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("method", "temperature"), "warm", r"MoCo.temperature is 'warm', expected float"),
+        (("method", "queue_size"), 10.5, r"MoCo.queue_size is 10.5, expected int"),
+        (("method", "encoder", "widths"), 4, r"SmallCNN.widths is 4, expected tuple\[int, ...\]"),
+        (("method", "encoder", "widths"), [4, "x"], r"SmallCNN.widths is \[4, 'x'\]"),
+        (("train", "seed"), True, r"Train.seed is True, expected int"),
+        (("run", "mapping"), "pmapp", r"Run.mapping is 'pmapp'"),
+        (("optimizer",), None, r"Experiment.optimizer is None, expected .*Optimizer"),
+        (("run", "devices"), [1], r"Run.devices is \[1\], expected int \| None"),
+    ],
+)
+def test_a_value_of_another_type_is_named(experiment, path, value, message):
+    edited = to_data(experiment)
+    part = edited
+    for name in path[:-1]:
+        part = part[name]
+    part[path[-1]] = value
+    with pytest.raises(ValueError, match=message):
+        from_data(edited)
