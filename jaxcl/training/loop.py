@@ -146,14 +146,16 @@ def _run_steps(
                 step += 1
                 replaced.note(without_image)
                 if logged is not None:
-                    observe(clock.row(*logged, batches.waited_seconds))
+                    # A CPU has done this step too by now; an accelerator is still at it.
+                    done = step if metrics["loss"].is_ready() else logged[0]
+                    observe(clock.row(*logged, batches.waited_seconds, done))
                     logged = None
                 stopping = stop.signal  # read once: what asks later waits for the next step
                 saving = step % run.checkpoint_every == 0 or step == total or stopping is not None
                 if saving or step % run.log_every == 0 or step == start + 1:
                     logged = (step, metrics, replaced.count)
                 if saving and logged is not None:
-                    observe(clock.row(*logged, batches.waited_seconds))  # may refuse to go on
+                    observe(clock.row(*logged, batches.waited_seconds, step))  # may refuse to go on
                     logged = None
                     checkpoints.save(step, state)
                 bar.advance(step)
@@ -197,24 +199,31 @@ class _Clock:
 
     def __init__(self, setup: Setup, start: int) -> None:
         self._setup = setup
-        self._time, self._waited, self._step = time.monotonic(), 0.0, start
+        self._time, self._waited, self._done = time.monotonic(), 0.0, start
+        self._rates = {"examples_per_second": 0.0, "waiting_share": 0.0}
 
-    def row(self, step: int, metrics: dict[str, jax.Array], replaced: int, waited: float) -> Row:
-        """A step's row; waits until the device has its metrics."""
+    def row(
+        self, step: int, metrics: dict[str, jax.Array], replaced: int, waited: float, done: int
+    ) -> Row:
+        """A step's row, made when `done` steps are; waits until the device has its metrics."""
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         now = time.monotonic()
-        seconds = max(now - self._time, 1e-9)
-        examples = (step - self._step) * self._setup.experiment.train.batch_size
-        row = {
+        if done > self._done:  # else the last row has just been, and its rates are the latest
+            seconds = max(now - self._time, 1e-9)
+            examples = (done - self._done) * self._setup.experiment.train.batch_size
+            self._rates = {
+                "examples_per_second": examples / seconds,
+                "waiting_share": min((waited - self._waited) / seconds, 1.0),
+            }
+            self._time, self._waited, self._done = now, waited, done
+        return {
             "step": step,
             "epoch": step / self._setup.steps_per_epoch,
             "learning_rate": float(self._setup.learning_rate(step - 1)),
-            "examples_per_second": examples / seconds,
-            "waiting_share": min((waited - self._waited) / seconds, 1.0),
+            **self._rates,
             "replaced_images": replaced,
+            **values,
         }
-        self._time, self._waited, self._step = now, waited, step
-        return row | values
 
 
 def _say(console: Console, text: str) -> None:

@@ -158,7 +158,7 @@ class ReplacedImages:
                 self._say("note: more images do not decode: metrics.jsonl counts replaced_images")
             else:
                 self._say(
-                    f"note: {self._names[record]} does not decode: the next image that does "
+                    f"note: image {self._names[record]} does not decode: the next one that does "
                     "stands in for it"
                 )
 
