@@ -187,7 +187,7 @@ def test_moco_follows_algorithm_1():
 
 
 def test_simclr_v2_contrasts_with_its_memory_too():
-    """One step against NumPy: the batch's and the queue's negatives, enqueue both views, average."""
+    """One step against NumPy: negatives of batch and queue, both views enqueued, an average."""
     method = SimCLR(MLP((4,)), temperature=0.3, queue_size=40, momentum=0.9)
     batch = make_batch(0)
     params, state = method.init(KEY, batch)
