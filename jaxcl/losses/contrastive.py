@@ -3,15 +3,17 @@
 import jax
 import jax.numpy as jnp
 
-from jaxcl.losses.two_views import two_view_terms
+from jaxcl.losses.two_views import two_views
 from jaxcl.similarity import (
     AxisName,
-    axis_size,
-    gather_rows,
+    Backend,
+    Execution,
+    Pairs,
+    logaddexp,
     prepare,
     row_numbers,
     row_similarity,
-    similarity_logsumexp,
+    similarity_rows,
 )
 from jaxcl.similarity.checks import (
     Scalar,
@@ -20,12 +22,6 @@ from jaxcl.similarity.checks import (
     check_scalar,
     check_where,
 )
-
-
-def _cross_entropy(positive: jax.Array, negatives: jax.Array, where: jax.Array | None) -> jax.Array:
-    """log(1 + exp(negatives - positive)): minus the log of the positive's share."""
-    loss = jax.nn.softplus(negatives - positive)
-    return loss if where is None else jnp.where(where, loss, 0)
 
 
 def _check_negatives(
@@ -63,6 +59,8 @@ def info_nce(
     where: jax.Array | None = None,
     ids: jax.Array | None = None,
     negative_ids: jax.Array | None = None,
+    block_size: int | None = None,
+    backend: Backend = "auto",
 ) -> jax.Array:
     """InfoNCE: each query against its positive and negatives (van den Oord et al., 2018, eq. 4).
 
@@ -82,6 +80,8 @@ def info_nce(
       where: [N] bool, rows that count, or None: all.
       ids: [N] integers; rows with equal ids are never each other's negatives.
       negative_ids: the negatives' ids, [M], or [N, M] where they differ by query.
+      block_size: rows of similarities held at a time; None: by size.
+      backend: "dense", "tiled", "ring", or "auto": by size (`jaxcl.similarity.Execution`).
 
     Returns:
       [N] loss of each query, in nats; 0 where `where` is False or nothing is left as a negative.
@@ -98,6 +98,7 @@ def info_nce(
       >>> print(info_nce(queries, queries, temperature=1.0))  # log(1 + exp(0 - 1))
       [0.3132617 0.3132617]
     """
+    execution = Execution(axis_name, block_size, backend)
     sizes: dict[str, int] = {}
     queries = check_embeddings("queries", queries, "N D", sizes)
     positives = check_embeddings("positives", positives, "N D", sizes)
@@ -108,29 +109,25 @@ def info_nce(
     queries = prepare(queries, similarity, where)
     positives = prepare(positives, similarity, where)
 
-    key_where = None
     if negatives is None:
         if negative_ids is not None:
             raise ValueError("negative_ids came without negatives: the other rows' ids are `ids`")
         ids = row_numbers(sizes["N"], axis_name) if ids is None else ids
-        negatives = gather_rows(positives, axis_name)
-        negative_ids = gather_rows(ids, axis_name)
-        key_where = None if where is None else gather_rows(where, axis_name)
+        negatives, pairs = positives, Pairs(ids, ids, where, where)
     else:
-        axis_size(axis_name)  # nothing to gather, but a name that is not mapped is still an error
         negatives, negative_ids = _check_negatives(negatives, ids, negative_ids, sizes)
         negatives = prepare(negatives, similarity, where if negatives.ndim == 3 else None)
-
-    positive = row_similarity(queries, positives) / temperature
-    normalizer = similarity_logsumexp(
+        pairs = Pairs(ids, negative_ids, where)
+        execution = execution.on_this_device()  # what is given is all there is
+    return similarity_rows(
+        "log1p_sumexp",
         queries,
         negatives,
         temperature=temperature,
-        query_ids=ids,
-        key_ids=negative_ids,
-        key_where=key_where,
+        shift=row_similarity(queries, positives) / temperature,
+        pairs=pairs,
+        execution=execution,
     )
-    return _cross_entropy(positive, normalizer, where)
 
 
 def nt_xent(
@@ -144,6 +141,8 @@ def nt_xent(
     where: jax.Array | None = None,
     ids: jax.Array | None = None,
     negative_ids: jax.Array | None = None,
+    block_size: int | None = None,
+    backend: Backend = "auto",
 ) -> jax.Array:
     """NT-Xent, SimCLR's loss: both views of every row are anchors (Chen et al., 2020, eq. 1).
 
@@ -161,6 +160,8 @@ def nt_xent(
       where: [N] bool, rows that count, or None: all.
       ids: [N] integers; rows with equal ids are never each other's negatives.
       negative_ids: [M] integers, the ids of `negatives`; goes with `ids`.
+      block_size: rows of similarities held at a time; None: by size.
+      backend: "dense", "tiled", "ring", or "auto": by size (`jaxcl.similarity.Execution`).
 
     Returns:
       [2N] loss of each anchor, z0's first, in nats; 0 where `where` is False or an anchor has no
@@ -177,16 +178,35 @@ def nt_xent(
       >>> print(nt_xent(views, views, temperature=1.0))  # log(1 + 2 exp(0 - 1))
       [0.5514447 0.5514447 0.5514447 0.5514447]
     """
-    terms = two_view_terms(
+    execution = Execution(axis_name, block_size, backend)
+    views = two_views(
         z0,
         z1,
         temperature=temperature,
         similarity=similarity,
-        axis_name=axis_name,
+        execution=execution,
         where=where,
         ids=ids,
-        more_negatives=negatives,
-        more_ids=negative_ids,
     )
-    positive = jnp.tile(terms.similarity / temperature, 2)
-    return _cross_entropy(positive, terms.negatives, jnp.tile(terms.where, 2))
+    positive = jnp.tile(views.similarity / temperature, 2)
+    if negatives is None:
+        if negative_ids is not None:
+            raise ValueError("negative_ids came without negatives: the batch's ids are `ids`")
+        return views.negatives("log1p_sumexp", temperature, execution, shift=positive)
+    sizes = {"D": views.anchors.shape[1]}
+    negatives = check_embeddings("negatives", negatives, "M D", sizes)
+    negatives, negative_ids = _check_negatives(negatives, ids, negative_ids, sizes)
+    of_memory = similarity_rows(
+        "logsumexp",
+        views.anchors,
+        prepare(negatives, similarity),
+        temperature=temperature,
+        pairs=views.pairs._replace(
+            query_ids=None if negative_ids is None else views.pairs.query_ids,
+            key_ids=negative_ids,
+            key_where=None,
+        ),
+        execution=execution.on_this_device(),
+    )
+    of_batch = views.negatives("logsumexp", temperature, execution)
+    return jax.nn.softplus(logaddexp(of_batch, of_memory) - positive)

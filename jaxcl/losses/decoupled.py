@@ -3,15 +3,14 @@
 import jax
 import jax.numpy as jnp
 
-from jaxcl.losses.two_views import TwoViewTerms, two_view_terms
-from jaxcl.similarity import AxisName, gather_rows, masked_logsumexp
+from jaxcl.losses.two_views import two_views
+from jaxcl.similarity import AxisName, Backend, Execution, gather_rows, reduce_rows
 from jaxcl.similarity.checks import Scalar, check_scalar
 
 
-def _decoupled(terms: TwoViewTerms, positive: jax.Array) -> jax.Array:
+def _decoupled(negatives: jax.Array, positive: jax.Array) -> jax.Array:
     """negatives - positive for each anchor; 0 where there are no negatives to be told from."""
-    counts = jnp.tile(terms.where, 2) & ~jnp.isneginf(terms.negatives)
-    return jnp.where(counts, terms.negatives - jnp.tile(positive, 2), 0)
+    return jnp.where(jnp.isneginf(negatives), 0, negatives - jnp.tile(positive, 2))
 
 
 def dcl(
@@ -23,6 +22,8 @@ def dcl(
     axis_name: AxisName | None = None,
     where: jax.Array | None = None,
     ids: jax.Array | None = None,
+    block_size: int | None = None,
+    backend: Backend = "auto",
 ) -> jax.Array:
     """DCL: NT-Xent without the positive in the denominator (Yeh et al., 2022, eq. 6).
 
@@ -34,6 +35,8 @@ def dcl(
       axis_name: mapped axis whose other devices' rows are negatives too.
       where: [N] bool, rows that count, or None: all.
       ids: [N] integers; rows with equal ids are never each other's negatives.
+      block_size: rows of similarities held at a time; None: by size.
+      backend: "dense", "tiled", "ring", or "auto": by size (`jaxcl.similarity.Execution`).
 
     Returns:
       [2N] loss of each anchor, z0's first, in nats; it may be negative. 0 where `where` is False or
@@ -49,16 +52,18 @@ def dcl(
       >>> print(dcl(views, views, temperature=1.0))  # log(2) - 1
       [-0.30685282 -0.30685282 -0.30685282 -0.30685282]
     """
-    terms = two_view_terms(
+    execution = Execution(axis_name, block_size, backend)
+    views = two_views(
         z0,
         z1,
         temperature=temperature,
         similarity=similarity,
-        axis_name=axis_name,
+        execution=execution,
         where=where,
         ids=ids,
     )
-    return _decoupled(terms, terms.similarity / temperature)
+    negatives = views.negatives("logsumexp", temperature, execution)
+    return _decoupled(negatives, views.similarity / temperature)
 
 
 def dclw(
@@ -71,6 +76,8 @@ def dclw(
     axis_name: AxisName | None = None,
     where: jax.Array | None = None,
     ids: jax.Array | None = None,
+    block_size: int | None = None,
+    backend: Backend = "auto",
 ) -> jax.Array:
     """DCLW: DCL with more weight on positives that are far apart (Yeh et al., 2022, eq. 7).
 
@@ -87,6 +94,8 @@ def dclw(
       axis_name: mapped axis whose other devices' rows are negatives too, and enter the mean.
       where: [N] bool, rows that count, or None: all.
       ids: [N] integers; rows with equal ids are never each other's negatives.
+      block_size: rows of similarities held at a time; None: by size.
+      backend: "dense", "tiled", "ring", or "auto": by size (`jaxcl.similarity.Execution`).
 
     Returns:
       [2N] loss of each anchor, z0's first, in nats; it may be negative. 0 where `where` is False or
@@ -104,18 +113,20 @@ def dclw(
       [-0.30685282 -0.30685282 -0.30685282 -0.30685282]
     """
     check_scalar("sigma", sigma, above=0)
-    terms = two_view_terms(
+    execution = Execution(axis_name, block_size, backend)
+    views = two_views(
         z0,
         z1,
         temperature=temperature,
         similarity=similarity,
-        axis_name=axis_name,
+        execution=execution,
         where=where,
         ids=ids,
     )
-    sharpened = jax.lax.stop_gradient(terms.similarity / sigma)
-    everywhere = gather_rows(terms.where, axis_name)
-    log_total = masked_logsumexp(gather_rows(sharpened, axis_name), everywhere)
-    share = jnp.exp(sharpened - jnp.where(jnp.isneginf(log_total), 0, log_total))
-    weight = jax.lax.stop_gradient(2 - share * jnp.sum(everywhere))
-    return _decoupled(terms, weight * terms.similarity / temperature)
+    sharpened = jax.lax.stop_gradient(views.similarity / sigma)
+    everywhere = gather_rows(views.where, axis_name)
+    logits = jnp.where(everywhere, gather_rows(sharpened, axis_name), -jnp.inf)
+    _, log_total = reduce_rows("logsumexp", logits[None])
+    weight = 2 - jnp.exp(sharpened - log_total) * jnp.sum(everywhere)
+    negatives = views.negatives("logsumexp", temperature, execution)
+    return _decoupled(negatives, weight * views.similarity / temperature)

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.similarity import (
-    AxisName,
-    gather_rows,
-    masked_logsumexp,
+    Execution,
+    Pairs,
+    Reduction,
     prepare,
     row_numbers,
     row_similarity,
-    similarity_logsumexp,
+    similarity_rows,
 )
 from jaxcl.similarity.checks import (
     Scalar,
@@ -23,55 +23,66 @@ from jaxcl.similarity.checks import (
 )
 
 
-class TwoViewTerms(NamedTuple):
-    """The parts that a two-view loss is made of.
+class TwoViews(NamedTuple):
+    """Two views of a batch as the anchors that both are.
 
     Attributes:
+      anchors: [2N, D] prepared rows, z0's first.
       similarity: [N] between the two views of each row, not divided by the temperature.
-      negatives: [2N] log-sum-exp, over each anchor's negatives, of similarity / temperature; z0's
-        anchors first; -inf where it has none.
+      pairs: an anchor's negatives: both views of every row that counts and whose id is another.
       where: [N] bool, rows that count.
     """
 
+    anchors: jax.Array
     similarity: jax.Array
-    negatives: jax.Array
+    pairs: Pairs
     where: jax.Array
 
+    def negatives(
+        self,
+        reduction: Reduction,
+        temperature: Scalar,
+        execution: Execution,
+        shift: jax.Array | None = None,
+    ) -> jax.Array:
+        """Reduces each anchor's similarities to its negatives, on every device, to [2N]."""
+        return similarity_rows(
+            reduction,
+            self.anchors,
+            self.anchors,
+            temperature=temperature,
+            shift=shift,
+            pairs=self.pairs,
+            execution=execution,
+        )
 
-def two_view_terms(
+
+def two_views(
     z0: jax.Array,
     z1: jax.Array,
     *,
     temperature: Scalar,
     similarity: str,
-    axis_name: AxisName | None,
+    execution: Execution,
     where: jax.Array | None,
     ids: jax.Array | None,
-    more_negatives: jax.Array | None = None,
-    more_ids: jax.Array | None = None,
-) -> TwoViewTerms:
-    """Checks the arguments of a two-view loss and computes the parts it is made of.
-
-    An anchor's negatives are both views of every row, on every device, that counts and whose id is
-    another.
+) -> TwoViews:
+    """Checks the arguments of a two-view loss and prepares its anchors.
 
     Args:
       z0: [N, D] embeddings of one view.
       z1: [N, D] of the other; row i shows what row i of z0 shows.
       temperature: divides similarities.
       similarity: "cosine" or "dot".
-      axis_name: mapped axis whose other devices' rows are negatives too.
+      execution: with an axis name, other devices' rows are negatives too.
       where: [N] bool, rows that count.
       ids: [N] integers; rows with equal ids are never each other's negatives.
-      more_negatives: [M, D] negatives of every anchor beside those of the batch, or None.
-      more_ids: [M] integers, their ids; goes with `ids`.
 
     Returns:
-      The parts, of this device's anchors.
+      The anchors, this device's.
 
     Raises:
-      ValueError: if shapes, the temperature, the similarity or the axis name are not what they
-        should be.
+      ValueError: if shapes, the temperature or the similarity are not what they should be.
       TypeError: if embeddings are not floating point, ids not integers or `where` not bool.
     """
     sizes: dict[str, int] = {}
@@ -80,40 +91,18 @@ def two_view_terms(
     check_scalar("temperature", temperature, above=0)
     where = check_where(where, sizes)
     rows = sizes["N"]
-    if more_negatives is not None:
-        more_negatives = check_embeddings("negatives", more_negatives, "M D", sizes)
-        if (ids is None) != (more_ids is None):
-            raise ValueError(
-                "ids and negative_ids go together where negatives are given: "
-                f"{'ids' if ids is None else 'negative_ids'} is missing"
-            )
-    elif more_ids is not None:
-        raise ValueError("negative_ids came without negatives: the batch's own ids are `ids`")
-    if more_ids is not None:
-        more_ids = check_integers("negative_ids", more_ids, "M", sizes)
     # Equal row numbers mark an anchor itself and its partner; equal ids do that, and more.
-    ids = row_numbers(rows, axis_name) if ids is None else check_integers("ids", ids, "N", sizes)
+    if ids is None:
+        ids = row_numbers(rows, execution.axis_name)
+    else:
+        ids = check_integers("ids", ids, "N", sizes)
     z0 = prepare(z0, similarity, where)
     z1 = prepare(z1, similarity, where)
-    where = jnp.ones(rows, bool) if where is None else where
-
-    anchors = jnp.concatenate([z0, z1])
-    negatives = similarity_logsumexp(
-        anchors,
-        gather_rows(anchors, axis_name),
-        temperature=temperature,
-        query_ids=jnp.tile(ids, 2),
-        key_ids=gather_rows(jnp.tile(ids, 2), axis_name),
-        key_where=gather_rows(jnp.tile(where, 2), axis_name),
+    both = jnp.tile(ids, 2)
+    counts = None if where is None else jnp.tile(where, 2)
+    return TwoViews(
+        anchors=jnp.concatenate([z0, z1]),
+        similarity=row_similarity(z0, z1),
+        pairs=Pairs(both, both, counts, counts),
+        where=jnp.ones(rows, bool) if where is None else where,
     )
-    if more_negatives is not None:
-        more = similarity_logsumexp(
-            anchors,
-            prepare(more_negatives, similarity),
-            temperature=temperature,
-            query_ids=None if more_ids is None else jnp.tile(ids, 2),
-            key_ids=more_ids,
-        )
-        both = jnp.stack([negatives, more], axis=1)
-        negatives = masked_logsumexp(both, ~jnp.isneginf(both))
-    return TwoViewTerms(row_similarity(z0, z1), negatives, where)

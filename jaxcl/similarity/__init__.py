@@ -1,18 +1,24 @@
-"""Similarities between embeddings: normalization, softmax normalizers, and rows across devices."""
+"""Similarities between embeddings: normalization, reductions over rows, and rows across devices."""
 
-from jaxcl.similarity.dense import masked_logsumexp, similarity_logsumexp
 from jaxcl.similarity.gather import AxisName, axis_size, gather_rows, row_numbers
 from jaxcl.similarity.measures import at_least_float32, l2_normalize, prepare, row_similarity
+from jaxcl.similarity.reduce import Backend, Execution, similarity_rows
+from jaxcl.similarity.rows import Pairs, Reduction, logaddexp, reduce_rows
 
 __all__ = [
     "AxisName",
+    "Backend",
+    "Execution",
+    "Pairs",
+    "Reduction",
     "at_least_float32",
     "axis_size",
     "gather_rows",
     "l2_normalize",
-    "masked_logsumexp",
+    "logaddexp",
     "prepare",
+    "reduce_rows",
     "row_numbers",
     "row_similarity",
-    "similarity_logsumexp",
+    "similarity_rows",
 ]

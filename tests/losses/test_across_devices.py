@@ -21,77 +21,93 @@ TEMPERATURE = 0.3
 
 
 def masked(loss):
-    def call(x, y, ids, where, temperature, *, axis_name):
-        return loss(x, y, ids=ids, where=where, temperature=temperature, axis_name=axis_name)
+    def call(x, y, ids, where, temperature, **options):
+        return loss(x, y, ids=ids, where=where, temperature=temperature, **options)
 
     return call
 
 
 def plain(loss):
-    def call(x, y, temperature, *, axis_name):
-        return loss(x, y, temperature=temperature, axis_name=axis_name)
+    def call(x, y, temperature, **options):
+        return loss(x, y, temperature=temperature, **options)
 
     return call
 
 
-def with_shared_negatives(x, y, ids, negatives, temperature, *, axis_name):
-    return losses.info_nce(
-        x,
-        y,
-        negatives,
-        temperature=temperature,
-        ids=ids,
-        negative_ids=jnp.arange(M),
-        axis_name=axis_name,
-    )
+def with_negatives(loss):
+    def call(x, y, ids, negatives, temperature, **options):
+        options |= {"ids": ids, "negative_ids": jnp.arange(M)}
+        return loss(x, y, negatives, temperature=temperature, **options)
+
+    return call
 
 
-def with_own_negatives(x, y, negatives, temperature, *, axis_name):
-    return losses.info_nce(x, y, negatives, temperature=temperature, axis_name=axis_name)
+def with_own_negatives(x, y, negatives, temperature, **options):
+    return losses.info_nce(x, y, negatives, temperature=temperature, **options)
 
 
-def with_a_memory(x, y, ids, negatives, temperature, *, axis_name):
-    return losses.nt_xent(
-        x,
-        y,
-        negatives,
-        temperature=temperature,
-        ids=ids,
-        negative_ids=jnp.arange(M),
-        axis_name=axis_name,
-    )
+def with_labels(x, labels, where, memory, temperature, **options):
+    options |= {"where": where, "temperature": temperature}
+    return losses.sup_con(x, labels, memory, jnp.arange(M), **options)
+
+
+def clip(x, y, ids, where, logit_scale, **options):
+    return losses.clip(x, y, ids=ids, where=where, logit_scale=logit_scale, **options)
+
+
+def siglip(x, y, ids, where, logit_scale, logit_bias, **options):
+    options |= {"logit_scale": logit_scale, "logit_bias": logit_bias}
+    return losses.siglip(x, y, ids=ids, where=where, **options)
 
 
 # name: the loss, arrays split over the devices, arrays that each device has whole
 CASES = {
-    "info_nce shared": (with_shared_negatives, [X, Y, IDS], [SHARED, TEMPERATURE]),
-    "nt_xent memory": (with_a_memory, [X, Y, IDS], [SHARED, TEMPERATURE]),
+    "info_nce shared": (with_negatives(losses.info_nce), [X, Y, IDS], [SHARED, TEMPERATURE]),
+    "nt_xent memory": (with_negatives(losses.nt_xent), [X, Y, IDS], [SHARED, TEMPERATURE]),
+    "sup_con": (plain(losses.sup_con), [X, IDS], [TEMPERATURE]),
+    "sup_con memory, masked": (with_labels, [X, IDS, WHERE], [SHARED, TEMPERATURE]),
+    "clip masked": (clip, [X, Y, IDS, WHERE], [1.2]),
+    "siglip masked": (siglip, [X, Y, IDS, WHERE], [1.2, -2.0]),
     "info_nce own": (with_own_negatives, [X, Y, OWN], [TEMPERATURE]),
 }
-for loss in (losses.info_nce, losses.nt_xent, losses.dcl, losses.dclw):
+for loss in (losses.info_nce, losses.nt_xent, losses.dcl, losses.dclw, losses.hard_nt_xent):
     CASES[loss.__name__] = (plain(loss), [X, Y], [TEMPERATURE])
     CASES[f"{loss.__name__} masked"] = (masked(loss), [X, Y, IDS, WHERE], [TEMPERATURE])
 
+BACKENDS = ["dense", "tiled", "ring"]
 
-def check(case, **options):
+
+def check(case, backend, **options):
     loss, arrays, replicated = CASES[case]
-    check_device_invariance(loss, *arrays, replicated=replicated, **options)
+
+    def with_backend(*arrays, axis_name):
+        # There is no ring on one device without an axis, with which all are compared.
+        which = "tiled" if backend == "ring" and axis_name is None else backend
+        block_size = None if which == "dense" else 3
+        return loss(*arrays, axis_name=axis_name, backend=which, block_size=block_size)
+
+    check_device_invariance(with_backend, *arrays, replicated=replicated, **options)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("case", CASES)
-def test_vmap(case):
-    check(case, mapping=["vmap"], devices=[2, 8])
+def test_vmap(case, backend):
+    if not (backend != "dense" and case == "info_nce own"):  # which is dense
+        check(case, backend, mapping=["vmap"], devices=[8])
 
 
+@pytest.mark.parametrize("backend", ["ring"])
 @pytest.mark.parametrize("case", [case for case in CASES if case.endswith("masked")])
-def test_devices(case):
-    check(case, mapping=["pmap", "shard_map"], devices=[4])
+def test_devices(case, backend):
+    check(case, backend, mapping=["pmap", "shard_map"], devices=[4])
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("case", CASES)
-def test_every_mapping_and_number_of_devices(case):
-    check(case)
+def test_every_mapping_and_number_of_devices(case, backend):
+    if not (backend != "dense" and case == "info_nce own"):
+        check(case, backend)
 
 
 def test_an_axis_of_two_names():

@@ -13,6 +13,9 @@ N, M, D = 6, 5, 8
 WHERE = np.array([True, False, True, True, False, True])
 
 triplet = functools.partial(losses.triplet, margin=0.5)
+clip = functools.partial(losses.clip, logit_scale=2.0)
+siglip = functools.partial(losses.siglip, logit_scale=1.0, logit_bias=-3.0)
+LABELS = "[N] integers"
 
 # name: the loss, and the shapes of its arrays
 LOSSES = {
@@ -23,19 +26,35 @@ LOSSES = {
     "nt_xent memory": (losses.nt_xent, [(N, D), (N, D), (M, D)]),
     "dcl": (losses.dcl, [(N, D), (N, D)]),
     "dclw": (losses.dclw, [(N, D), (N, D)]),
+    "hard_nt_xent": (losses.hard_nt_xent, [(N, D), (N, D)]),
+    "debiased nt_xent": (functools.partial(losses.hard_nt_xent, beta=0), [(N, D), (N, D)]),
+    "sup_con": (losses.sup_con, [(N, D), LABELS]),
+    "clip": (clip, [(N, D), (N, D)]),
+    "siglip": (siglip, [(N, D), (N, D)]),
     "triplet": (triplet, [(N, D), (N, D), (N, D)]),
     "triplet cosine": (functools.partial(triplet, distance="cosine"), [(N, D), (N, D), (N, M, D)]),
     "distance_difference": (losses.distance_difference, [(N, D), (N, D), (N, M, D)]),
     "negative_cosine": (losses.negative_cosine, [(N, D), (N, D)]),
 }
-WITH_TEMPERATURE = [name for name in LOSSES if name.startswith(("info_nce", "nt_xent", "dcl"))]
+WITH_TEMPERATURE = [
+    name
+    for name in LOSSES
+    if name.startswith(("info_nce", "nt_xent", "dcl", "hard", "debiased", "sup_con"))
+]
 COSINE = [name for name in LOSSES if name != "triplet"]
 
 
 def inputs_of(name, seed=0):
     shapes = LOSSES[name][1]
     keys = jax.random.split(jax.random.key(seed), len(shapes))
-    return [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
+    return [
+        jnp.array([0, 1, 0, 1, 1, 0]) if shape is LABELS else jax.random.normal(key, shape)
+        for key, shape in zip(keys, shapes, strict=True)
+    ]
+
+
+def is_float(x):
+    return jnp.issubdtype(x.dtype, jnp.floating)
 
 
 def values_and_gradients(loss, inputs, **options):
@@ -43,7 +62,8 @@ def values_and_gradients(loss, inputs, **options):
         values = loss(*inputs, **options)
         return jnp.mean(values), values
 
-    gradients, values = jax.grad(mean_loss, range(len(inputs)), has_aux=True)(*inputs)
+    floats = [i for i, x in enumerate(inputs) if is_float(x)]
+    gradients, values = jax.grad(mean_loss, floats, has_aux=True)(*inputs)
     return values, gradients
 
 
@@ -54,7 +74,8 @@ def test_masked_rows_are_as_if_absent(name):
     with_where = jax.jit(lambda inputs, where: values_and_gradients(loss, inputs, where=where))
     by_row = [len(x) == N for x in inputs]
     poisoned = [
-        x.at[~WHERE].set(jnp.nan) if rows else x for x, rows in zip(inputs, by_row, strict=True)
+        x.at[~WHERE].set(jnp.nan) if rows and is_float(x) else x
+        for x, rows in zip(inputs, by_row, strict=True)
     ]
     values, gradients = with_where(poisoned, jnp.asarray(WHERE))
 
@@ -64,6 +85,7 @@ def test_masked_rows_are_as_if_absent(name):
     counts = np.tile(WHERE, len(values) // N)
     np.testing.assert_allclose(values[counts], wanted_values, rtol=1e-5, atol=1e-6)
     assert not np.any(values[~counts])
+    by_row = [rows for x, rows in zip(inputs, by_row, strict=True) if is_float(x)]
     for gradient, wanted, rows in zip(gradients, wanted_gradients, by_row, strict=True):
         # The mean is over all N rows, of which WHERE.sum() are left.
         found = (gradient[WHERE] if rows else gradient) * (N / WHERE.sum())
@@ -87,10 +109,11 @@ def test_nan_in_a_row_that_counts_is_not_hidden(name):
 def test_half_precision(name, dtype):
     """All is computed in float32, from the rounded inputs; rows of 1e4 do not overflow."""
     loss = LOSSES[name][0]
-    inputs = [(x * 1e4).astype(dtype) for x in inputs_of(name)]
+    inputs = [(x * 1e4).astype(dtype) if is_float(x) else x for x in inputs_of(name)]
     values = loss(*inputs)
     assert values.dtype == jnp.float32
-    np.testing.assert_allclose(values, loss(*(x.astype(jnp.float32) for x in inputs)), rtol=1e-6)
+    in_float32 = (x.astype(jnp.float32) if is_float(x) else x for x in inputs)
+    np.testing.assert_allclose(values, loss(*in_float32), rtol=1e-6)
     gradients = jax.eval_shape(lambda *inputs: values_and_gradients(loss, inputs)[1], *inputs)
     assert all(gradient.dtype == dtype for gradient in gradients)
 
@@ -114,7 +137,9 @@ def test_finite_at_extremes(name):
         return values_and_gradients(LOSSES[name][0], inputs, **options)
 
     inputs = inputs_of(name)
-    stacked = [jnp.stack([change(x) for change in EXTREMES.values()]) for x in inputs]
+    stacked = [
+        jnp.stack([change(x) if is_float(x) else x for change in EXTREMES.values()]) for x in inputs
+    ]
     for found in jax.tree.leaves(jax.jit(jax.vmap(evaluate))(stacked)):
         broken = ~np.all(np.isfinite(found), axis=tuple(range(1, found.ndim)))
         assert not np.any(broken), np.array(list(EXTREMES))[broken]
@@ -134,11 +159,12 @@ def test_cosine_ignores_length(name):
 @pytest.mark.parametrize("name", WITH_TEMPERATURE)
 def test_dot_takes_rows_as_they_are(name):
     loss, inputs = LOSSES[name][0], inputs_of(name)
-    unit = [x / jnp.linalg.norm(x, axis=-1, keepdims=True) for x in inputs]
+    unit = [x / jnp.linalg.norm(x, axis=-1, keepdims=True) if is_float(x) else x for x in inputs]
     np.testing.assert_allclose(loss(*unit, similarity="dot"), loss(*inputs), rtol=1e-5, atol=1e-6)
-    longer = [2 * x for x in unit]
+    longer = [2 * x if is_float(x) else x for x in unit]
     found = loss(*longer, similarity="dot", temperature=0.4)
-    if name != "dclw":  # whose weights see the length too
+    # The weights of dclw see the length too, and the bound of the debiased losses is for unit rows.
+    if name not in ("dclw", "hard_nt_xent", "debiased nt_xent"):
         np.testing.assert_allclose(found, loss(*inputs, temperature=0.1), rtol=1e-5, atol=1e-6)
 
 

@@ -18,12 +18,20 @@ ARRAYS = {
     losses.nt_xent: ["z0", "z1"],
     losses.dcl: ["z0", "z1"],
     losses.dclw: ["z0", "z1"],
+    losses.hard_nt_xent: ["z0", "z1"],
+    losses.clip: ["image", "text"],
+    losses.siglip: ["image", "text"],
     losses.triplet: ["anchor", "positive", "negative"],
     losses.distance_difference: ["anchor", "positive", "negative"],
     losses.negative_cosine: ["predictions", "targets"],
 }
-REQUIRED = {losses.triplet: {"margin": 0.5}}
-SOFTMAX = [losses.info_nce, losses.nt_xent, losses.dcl, losses.dclw]
+REQUIRED = {
+    losses.triplet: {"margin": 0.5},
+    losses.clip: {"logit_scale": 1.0},
+    losses.siglip: {"logit_scale": 1.0, "logit_bias": 0.0},
+}
+SOFTMAX = [losses.info_nce, losses.nt_xent, losses.dcl, losses.dclw, losses.hard_nt_xent]
+WITH_IDS = [*SOFTMAX, losses.clip, losses.siglip]
 DISTANCE = [losses.triplet, losses.distance_difference]
 
 
@@ -86,20 +94,43 @@ def test_softmax_options(loss):
         temperature=jnp.ones(1),
     )
     raises(ValueError, "temperature is nan", loss, X, X, temperature=float("nan"))
-    raises(
-        ValueError, "similarity is 'cosin'.*did you mean 'cosine'", loss, X, X, similarity="cosin"
-    )
-    raises(
+
+
+@pytest.mark.parametrize("loss", WITH_IDS, ids=lambda loss: loss.__name__)
+def test_options_of_similarities(loss):
+    def check(kind, message, **options):
+        raises(kind, message, loss, X, X, **options)
+
+    check(ValueError, "similarity is 'cosin'.*did you mean 'cosine'", similarity="cosin")
+    check(
         ValueError,
         "similarity is 'kernel', expected one of 'cosine', 'dot'(\n|$)",
-        loss,
-        X,
-        X,
         similarity="kernel",
     )
-    raises(ValueError, "axis_name is 'batch', but no axis", loss, X, X, axis_name="batch")
-    raises(ValueError, r"ids has shape \(5,\), expected \[N\] with N = 6", loss, X, X, ids=IDS[1:])
-    raises(TypeError, "ids has dtype float32, expected integers", loss, X, X, ids=jnp.ones(N))
+    check(ValueError, "axis_name is 'batch', but no axis", axis_name="batch")
+    check(ValueError, "block_size is 0, expected None or at least 1", block_size=0)
+    check(ValueError, "backend is 'tile', expected .*did you mean 'tiled'", backend="tile")
+    check(ValueError, "backend is 'ring', but axis_name is None", backend="ring")
+    check(ValueError, r"ids has shape \(5,\), expected \[N\] with N = 6", ids=IDS[1:])
+    check(TypeError, "ids has dtype float32, expected integers", ids=jnp.ones(N))
+
+
+def test_sup_con():
+    def check(kind, message, *arrays, **options):
+        raises(kind, message, losses.sup_con, *arrays, **options)
+
+    check(TypeError, "embeddings has dtype int32", X.astype(int), IDS)
+    check(ValueError, r"labels has shape \(5,\), expected \[N\] with N = 6", X, IDS[1:])
+    check(TypeError, "labels has dtype float32, expected integers", X, jnp.ones(N))
+    check(ValueError, "memory_labels is missing", X, IDS, X)
+    check(ValueError, "memory is missing", X, IDS, memory_labels=IDS)
+    check(
+        ValueError, r"memory has shape \(5, 3\), expected .* D = 4", X, IDS, jnp.ones((5, 3)), IDS
+    )
+    check(ValueError, r"memory_labels has shape \(5,\), expected \[M\]", X, IDS, X, IDS[1:])
+    check(ValueError, "temperature is 0, expected above 0", X, IDS, temperature=0)
+    check(ValueError, r"where has shape \(5,\)", X, IDS, where=WHERE[1:])
+    check(ValueError, "block_size is -1", X, IDS, block_size=-1)
 
 
 def test_info_nce_negatives():
@@ -152,3 +183,9 @@ def test_distance_options(loss):
 def test_hyper_parameters():
     raises(ValueError, "margin is -0.1, expected at least 0", losses.triplet, X, X, X, margin=-0.1)
     raises(ValueError, "sigma is 0, expected above 0", losses.dclw, X, X, sigma=0)
+    raises(ValueError, "tau_plus is 1.5, expected", losses.hard_nt_xent, X, X, tau_plus=1.5)
+    raises(ValueError, "beta is -1, expected at least 0", losses.hard_nt_xent, X, X, beta=-1)
+    wrong = {"logit_scale": jnp.ones(2)}
+    raises(
+        ValueError, r"logit_scale has shape \(2,\), expected a scalar", losses.clip, X, X, **wrong
+    )

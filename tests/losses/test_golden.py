@@ -20,6 +20,9 @@ CASES = {
     "nt_xent": (losses.nt_xent, ["z0", "z1"]),
     "dcl": (losses.dcl, ["z0", "z1"]),
     "dclw": (losses.dclw, ["z0", "z1"]),
+    "sup_con": (losses.sup_con, ["embeddings", "labels"]),
+    "clip": (losses.clip, ["image", "text", "logit_scale"]),
+    "siglip": (losses.siglip, ["image", "text", "logit_scale", "logit_bias"]),
     "triplet_l2": (losses.triplet, ["anchor", "positive", "negative"]),
     "triplet_cosine": (cosine_triplet, ["anchor", "positive", "negative"]),
     "negative_cosine": (losses.negative_cosine, ["p", "z"]),
@@ -30,14 +33,18 @@ CASES = {
 def test_value_and_gradients(golden, case):
     loss, names = CASES[case]
     reference = golden(case)
-    inputs = [jnp.asarray(reference.inputs[name]) for name in names]
+    inputs = {name: jnp.asarray(reference.inputs[name]) for name in names}
+    learned = {name: x for name, x in inputs.items() if jnp.issubdtype(x.dtype, jnp.floating)}
 
-    def mean_loss(*inputs):
-        return jnp.mean(loss(*inputs, **reference.parameters))
+    def mean_loss(learned):
+        given = inputs | learned
+        arrays = [given[name] for name in names if given[name].ndim]
+        scalars = {name: x for name, x in given.items() if not x.ndim}
+        return jnp.mean(loss(*arrays, **scalars, **reference.parameters))
 
-    value, gradients = jax.jit(jax.value_and_grad(mean_loss, argnums=range(len(inputs))))(*inputs)
+    value, gradients = jax.jit(jax.value_and_grad(mean_loss))(learned)
     np.testing.assert_allclose(value, reference.loss, rtol=1e-5)
-    for name, gradient in zip(names, gradients, strict=True):
+    for name, gradient in gradients.items():
         wanted = reference.gradients[name]
         # Entries that nearly cancel are off by the rounding of the others.
         np.testing.assert_allclose(

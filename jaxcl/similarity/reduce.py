@@ -1,0 +1,141 @@
+"""The one entrance to reductions over similarities: picks how they are computed."""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxcl.similarity.checks import Scalar, check_choice
+from jaxcl.similarity.gather import AxisName, axis_size, gather_rows
+from jaxcl.similarity.ring import ring_rows
+from jaxcl.similarity.rows import Pairs, Reduction, reduce_rows, similarity_logits
+from jaxcl.similarity.tiled import block_rows, tiled_rows
+
+Backend = Literal["auto", "dense", "tiled", "ring"]
+
+_DENSE_ENTRIES = 1 << 20  # 4 MB of float32: nothing is gained by cutting less
+_RING_BYTES = 256 << 20  # gathered keys above this are not gathered
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How similarities are computed; the result depends on none of it beyond rounding.
+
+    Attributes:
+      axis_name: mapped axis; the keys of all its devices count.
+      block_size: rows of the matrix held at a time; None: by size.
+      backend: "dense" holds the matrix; "tiled" a block of its rows; "ring" as well, and never the
+        keys of all devices; "auto" picks by size.
+    """
+
+    axis_name: AxisName | None = None
+    block_size: int | None = None
+    backend: Backend = "auto"
+
+    def __post_init__(self) -> None:
+        check_choice("backend", self.backend, ("auto", "dense", "tiled", "ring"))
+        size = self.block_size
+        if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
+            raise ValueError(f"block_size is {size!r}, expected None or at least 1")
+        if self.backend == "dense" and size is not None:
+            raise ValueError(f"block_size is {size}, but backend 'dense' holds the whole matrix")
+        if self.backend == "ring" and self.axis_name is None:
+            raise ValueError("backend is 'ring', but axis_name is None: a ring goes round devices")
+        axis_size(self.axis_name)  # a name that is not mapped is an error whatever follows
+
+    def on_this_device(self) -> "Execution":
+        """The same for keys that every device has whole."""
+        return Execution(None, self.block_size, "tiled" if self.backend == "ring" else self.backend)
+
+    def choose(self, queries: jax.Array, keys: jax.Array) -> Backend:
+        """The backend for these shapes; not "auto"."""
+        if self.backend != "auto":
+            return self.backend
+        devices = axis_size(self.axis_name)
+        if devices > 1 and devices * keys.nbytes > _RING_BYTES:
+            return "ring"
+        if self.block_size is None and len(queries) * len(keys) * devices <= _DENSE_ENTRIES:
+            return "dense"
+        return "tiled"
+
+
+_ALL_PAIRS = Pairs()
+_BY_SIZE = Execution()
+
+
+def similarity_rows(
+    reduction: Reduction,
+    queries: jax.Array,
+    keys: jax.Array,
+    *,
+    temperature: Scalar = 1.0,
+    shift: jax.Array | None = None,
+    pairs: Pairs = _ALL_PAIRS,
+    execution: Execution = _BY_SIZE,
+) -> jax.Array:
+    """Reduces each row of `queries @ keys.T / temperature - shift` to one number.
+
+    Args:
+      reduction: "logsumexp" of the entries that count (-inf, with gradient zero, where none does);
+        "log1p_sumexp", log(1 + sum of exp), the cross entropy against a positive whose logit is
+        `shift` (0 where none counts); "sum_softplus", the sum of log(1 + exp).
+      queries: [N, D] float32, prepared (`jaxcl.similarity.prepare`).
+      keys: [M, D] float32, prepared; or [N, M, D], a set for each query, which is held whole.
+      temperature: divides similarities; float or scalar array.
+      shift: [N], or None: 0.
+      pairs: which pairs count. Row numbers are ids too: given them, no query meets its own key.
+      execution: how. With an axis name, `keys` and the keys' side of `pairs` are this device's.
+
+    Returns:
+      [N], float32.
+
+    Raises:
+      ValueError: if keys are [N, M, D] and a backend other than "dense" is asked for.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> rows = jnp.eye(2)
+      >>> numbers = jnp.arange(2)
+      >>> pairs = Pairs(numbers, numbers)  # none with itself
+      >>> print(similarity_rows("logsumexp", rows, rows, pairs=pairs))
+      [0. 0.]
+    """
+    queries = queries / temperature
+    if keys.ndim == 3:
+        if execution.backend not in ("auto", "dense"):
+            raise ValueError(
+                f"backend is {execution.backend!r}, but negatives [N, M, D] are held whole: leave "
+                "it at 'auto'"
+            )
+        return _dense_rows(reduction, queries, keys, shift, pairs)
+    axis_name = execution.axis_name
+    backend = execution.choose(queries, keys)
+    if backend == "ring" and axis_name is not None and axis_size(axis_name) > 1:
+        rows = execution.block_size or block_rows(len(keys))
+        return ring_rows(
+            reduction, rows, axis_name, queries, keys, _or_zeros(shift, queries), pairs
+        )
+    keys = gather_rows(keys, axis_name)
+    pairs = pairs._replace(
+        key_ids=None if pairs.key_ids is None else gather_rows(pairs.key_ids, axis_name),
+        key_where=None if pairs.key_where is None else gather_rows(pairs.key_where, axis_name),
+    )
+    if backend == "dense":
+        return _dense_rows(reduction, queries, keys, shift, pairs)
+    rows = execution.block_size or block_rows(len(keys))
+    return tiled_rows(reduction, rows, queries, keys, _or_zeros(shift, queries), pairs)
+
+
+def _dense_rows(
+    reduction: Reduction,
+    queries: jax.Array,
+    keys: jax.Array,
+    shift: jax.Array | None,
+    pairs: Pairs,
+) -> jax.Array:
+    return reduce_rows(reduction, similarity_logits(queries, keys, shift, pairs))[0]
+
+
+def _or_zeros(shift: jax.Array | None, queries: jax.Array) -> jax.Array:
+    return jnp.zeros(len(queries), queries.dtype) if shift is None else shift
