@@ -17,11 +17,14 @@ from jaxcl.encoders.heads import (
 from jaxcl.encoders.mlp import MLP
 from jaxcl.encoders.norm import BatchNorm
 from jaxcl.encoders.resnet import ResNet
+from jaxcl.encoders.scales import LearnableTemperature, SigmoidScaleAndBias
 
 __all__ = [
     "MLP",
     "BatchNorm",
+    "LearnableTemperature",
     "ResNet",
+    "SigmoidScaleAndBias",
     "SmallCNN",
     "moco_v1_projector",
     "moco_v2_projector",

@@ -106,14 +106,21 @@ def info_nce(
     where = check_where(where, sizes)
     if ids is not None:
         ids = check_integers("ids", ids, "N", sizes)
-    queries = prepare(queries, similarity, where)
-    positives = prepare(positives, similarity, where)
 
+    def positive_similarity(queries: jax.Array, positives: jax.Array) -> jax.Array:
+        return row_similarity(
+            prepare(queries, similarity, where), prepare(positives, similarity, where)
+        )
+
+    # Computed anew in the backward pass, so that no copy of the positives is kept for it.
+    positive = jax.checkpoint(positive_similarity)(queries, positives) / temperature
+    queries = prepare(queries, similarity, where)
     if negatives is None:
         if negative_ids is not None:
             raise ValueError("negative_ids came without negatives: the other rows' ids are `ids`")
         ids = row_numbers(sizes["N"], axis_name) if ids is None else ids
-        negatives, pairs = positives, Pairs(ids, ids, where, where)
+        negatives = prepare(positives, similarity, where)
+        pairs = Pairs(ids, ids, where, where)
     else:
         negatives, negative_ids = _check_negatives(negatives, ids, negative_ids, sizes)
         negatives = prepare(negatives, similarity, where if negatives.ndim == 3 else None)
@@ -124,7 +131,7 @@ def info_nce(
         queries,
         negatives,
         temperature=temperature,
-        shift=row_similarity(queries, positives) / temperature,
+        shift=positive,
         pairs=pairs,
         execution=execution,
     )
@@ -207,6 +214,7 @@ def nt_xent(
             key_where=None,
         ),
         execution=execution.on_this_device(),
+        uniform=False,
     )
-    of_batch = views.negatives("logsumexp", temperature, execution)
+    of_batch = views.negatives("logsumexp", temperature, execution, uniform=False)
     return jax.nn.softplus(logaddexp(of_batch, of_memory) - positive)

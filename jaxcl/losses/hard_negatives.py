@@ -84,17 +84,13 @@ def hard_nt_xent(
     count = jnp.where(has_negatives, count, 0)
 
     def log_sum(factor: Scalar) -> jax.Array:
-        total = similarity_rows(
-            "logsumexp",
-            views.anchors * (factor / temperature),
-            views.anchors,
-            pairs=views.pairs,
-            execution=execution,
-        )
+        total = views.negatives("logsumexp", temperature / factor, execution, uniform=False)
         return jnp.where(has_negatives, total, 0)
 
-    is_plain = isinstance(beta, int | float) and beta == 0
-    weighted = log_sum(1) if is_plain else log_sum(1 + beta) - log_sum(beta) + count
+    if isinstance(beta, int | float) and beta == 0:
+        weighted = log_sum(1)
+    else:
+        weighted = log_sum(1 + beta) - log_sum(beta) + count
     positive = jnp.tile(views.similarity / temperature, 2)
     false = jnp.log(jnp.asarray(tau_plus)) + count + positive
     # log(exp(weighted) - exp(false)); where nothing is left the bound holds.

@@ -110,6 +110,7 @@ def sup_con(
             temperature=temperature,
             pairs=Pairs(query_where=is_anchor),
             execution=execution.on_this_device(),
+            uniform=False,
         )
         normalizer = logaddexp(normalizer, more)
     losses = normalizer - row_similarity(anchors, mean) / temperature

@@ -43,9 +43,11 @@ class TwoViews(NamedTuple):
         reduction: Reduction,
         temperature: Scalar,
         execution: Execution,
+        *,
         shift: jax.Array | None = None,
+        uniform: bool = True,
     ) -> jax.Array:
-        """Reduces each anchor's similarities to its negatives, on every device, to [2N]."""
+        """Each anchor's similarities to its negatives, on every device, reduced to [2N]."""
         return similarity_rows(
             reduction,
             self.anchors,
@@ -54,6 +56,7 @@ class TwoViews(NamedTuple):
             shift=shift,
             pairs=self.pairs,
             execution=execution,
+            uniform=uniform,
         )
 
 
@@ -96,13 +99,12 @@ def two_views(
         ids = row_numbers(rows, execution.axis_name)
     else:
         ids = check_integers("ids", ids, "N", sizes)
-    z0 = prepare(z0, similarity, where)
-    z1 = prepare(z1, similarity, where)
+    anchors = jnp.concatenate([prepare(z0, similarity, where), prepare(z1, similarity, where)])
     both = jnp.tile(ids, 2)
     counts = None if where is None else jnp.tile(where, 2)
     return TwoViews(
-        anchors=jnp.concatenate([z0, z1]),
-        similarity=row_similarity(z0, z1),
+        anchors=anchors,
+        similarity=row_similarity(anchors[:rows], anchors[rows:]),
         pairs=Pairs(both, both, counts, counts),
         where=jnp.ones(rows, bool) if where is None else where,
     )

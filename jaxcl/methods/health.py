@@ -59,11 +59,13 @@ def spread_health(embeddings: jax.Array, axis_name: str | None = None) -> dict[s
         directions that would vary as much (the participation ratio, which needs no eigenvalues).
     """
     rows = jax.lax.stop_gradient(l2_normalize(embeddings))
-    mean, second = rows.mean(0), rows.T @ rows / rows.shape[0]
-    if axis_name is not None:
-        mean, second = jax.lax.pmean((mean, second), axis_name)
-    covariance = second - jnp.outer(mean, mean)
-    variances = jnp.maximum(jnp.diagonal(covariance), 0.0)
+
+    def over_devices(mean: jax.Array) -> jax.Array:
+        return mean if axis_name is None else jax.lax.pmean(mean, axis_name)
+
+    rows = rows - over_devices(rows.mean(0))
+    covariance = over_devices(rows.T @ rows / rows.shape[0])
+    variances = jnp.diagonal(covariance)
     square_sum = jnp.sum(jnp.square(covariance))
     return {
         "embedding_std": jnp.sqrt(variances).mean() * jnp.sqrt(variances.size),

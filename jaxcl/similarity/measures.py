@@ -68,9 +68,14 @@ def prepare(array: jax.Array, similarity: str, where: jax.Array | None = None) -
       ValueError: if there is no such similarity.
     """
     check_choice("similarity", similarity, _PREPARE)
-    if where is not None:
-        array = jnp.where(where.reshape(-1, *[1] * (array.ndim - 1)), array, 0)
-    return _PREPARE[similarity](array)
+
+    def prepared(array: jax.Array) -> jax.Array:
+        if where is not None:
+            array = jnp.where(where.reshape(-1, *[1] * (array.ndim - 1)), array, 0)
+        return _PREPARE[similarity](array)
+
+    # The backward pass prepares anew: between the passes nothing but the inputs is kept.
+    return jax.checkpoint(prepared)(array)
 
 
 def row_similarity(queries: jax.Array, keys: jax.Array) -> jax.Array:

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 
 from jaxcl.similarity.checks import Scalar, check_choice
 from jaxcl.similarity.gather import AxisName, axis_size, gather_rows
-from jaxcl.similarity.ring import ring_rows
 from jaxcl.similarity.rows import Pairs, Reduction, reduce_rows, similarity_logits
 from jaxcl.similarity.tiled import block_rows, tiled_rows
+from jaxcl.similarity.two_pass import two_pass_rows
 
 Backend = Literal["auto", "dense", "tiled", "ring"]
 
@@ -73,6 +73,7 @@ def similarity_rows(
     shift: jax.Array | None = None,
     pairs: Pairs = _ALL_PAIRS,
     execution: Execution = _BY_SIZE,
+    uniform: bool = True,
 ) -> jax.Array:
     """Reduces each row of `queries @ keys.T / temperature - shift` to one number.
 
@@ -85,6 +86,9 @@ def similarity_rows(
       temperature: divides similarities; float or scalar array.
       shift: [N], or None: 0.
       pairs: which pairs count. Row numbers are ids too: given them, no query meets its own key.
+      uniform: whether the loss is, most likely, a plain mean or sum over the rows that count. Then
+        the forward pass forms the gradients (6 N M D flops in all; 10 if it is not); else the
+        backward pass does (8), and less is kept in between.
       execution: how. With an axis name, `keys` and the keys' side of `pairs` are this device's.
 
     Returns:
@@ -101,30 +105,32 @@ def similarity_rows(
       >>> print(similarity_rows("logsumexp", rows, rows, pairs=pairs))
       [0. 0.]
     """
-    queries = queries / temperature
     if keys.ndim == 3:
         if execution.backend not in ("auto", "dense"):
             raise ValueError(
                 f"backend is {execution.backend!r}, but negatives [N, M, D] are held whole: leave "
                 "it at 'auto'"
             )
-        return _dense_rows(reduction, queries, keys, shift, pairs)
+        return _dense_rows(reduction, queries / temperature, keys, shift, pairs)
     axis_name = execution.axis_name
     backend = execution.choose(queries, keys)
-    if backend == "ring" and axis_name is not None and axis_size(axis_name) > 1:
-        rows = execution.block_size or block_rows(len(keys))
-        return ring_rows(
-            reduction, rows, axis_name, queries, keys, _or_zeros(shift, queries), pairs
+    if backend == "ring":
+        uniform = False
+    else:
+        keys = gather_rows(keys, axis_name)
+        pairs = pairs._replace(
+            key_ids=None if pairs.key_ids is None else gather_rows(pairs.key_ids, axis_name),
+            key_where=None if pairs.key_where is None else gather_rows(pairs.key_where, axis_name),
         )
-    keys = gather_rows(keys, axis_name)
-    pairs = pairs._replace(
-        key_ids=None if pairs.key_ids is None else gather_rows(pairs.key_ids, axis_name),
-        key_where=None if pairs.key_where is None else gather_rows(pairs.key_where, axis_name),
-    )
+        axis_name = None
     if backend == "dense":
-        return _dense_rows(reduction, queries, keys, shift, pairs)
+        return _dense_rows(reduction, queries / temperature, keys, shift, pairs)
     rows = execution.block_size or block_rows(len(keys))
-    return tiled_rows(reduction, rows, queries, keys, _or_zeros(shift, queries), pairs)
+    scale = jnp.asarray(1 / temperature, queries.dtype)
+    shift = jnp.zeros(len(queries), queries.dtype) if shift is None else shift
+    if uniform:
+        return tiled_rows(reduction, rows, queries, keys, scale, shift, pairs)
+    return two_pass_rows(reduction, rows, axis_name, queries, keys, scale, shift, pairs)
 
 
 def _dense_rows(
@@ -135,7 +141,3 @@ def _dense_rows(
     pairs: Pairs,
 ) -> jax.Array:
     return reduce_rows(reduction, similarity_logits(queries, keys, shift, pairs))[0]
-
-
-def _or_zeros(shift: jax.Array | None, queries: jax.Array) -> jax.Array:
-    return jnp.zeros(len(queries), queries.dtype) if shift is None else shift

@@ -15,6 +15,7 @@ Carry = TypeVar("Carry")
 _BLOCK_BYTES = {"cpu": 4 << 20}  # near the caches of a core or two
 _ACCELERATOR_BLOCK_BYTES = 64 << 20
 _ROWS = (64, 1024)
+_PARTS = 4
 
 
 class Gradients(NamedTuple):
@@ -23,11 +24,13 @@ class Gradients(NamedTuple):
     Attributes:
       queries: [N, D].
       shift: [N].
+      scale: scalar.
       keys: [M, D], or None where nobody asks for it.
     """
 
     queries: jax.Array
     shift: jax.Array
+    scale: jax.Array
     keys: Any
 
 
@@ -48,10 +51,11 @@ def tiled_rows(
     rows: int,
     queries: jax.Array,
     keys: jax.Array,
+    scale: jax.Array,
     shift: jax.Array,
     pairs: Pairs,
 ) -> jax.Array:
-    """Reduces the rows of `queries @ keys.T - shift`.
+    """Reduces the rows of `scale * queries @ keys.T - shift` in one pass.
 
     A block of rows is a matrix of rows x M; its softmax is known at once, so the forward pass
     leaves the gradient of the sum of all values. Where the cotangent is the same for all rows that
@@ -62,67 +66,70 @@ def tiled_rows(
       rows: of a block, >= 1.
       queries: [N, D] float32.
       keys: [M, D] float32.
+      scale: scalar that multiplies the products.
       shift: [N], subtracted from each row.
       pairs: which pairs count.
 
     Returns:
       [N] values.
     """
-    return row_values(reduction, rows, queries, keys, shift, pairs)[0]
+    return row_values(reduction, rows, queries, keys, scale, shift, pairs)[0]
 
 
 def _forward(
-    reduction: Reduction, rows: int, queries: Any, keys: Any, shift: Any, pairs: Any
+    reduction: Reduction, rows: int, queries: Any, keys: Any, scale: Any, shift: Any, pairs: Any
 ) -> tuple[jax.Array, Any]:
     """The values, and what the backward pass needs; inputs say whether they need a gradient."""
     pairs = jax.tree.map(
         lambda leaf: leaf.value, pairs, is_leaf=lambda leaf: hasattr(leaf, "value")
     )
     for_keys = keys.perturbed
-    queries, keys, shift = queries.value, keys.value, shift.value
+    queries, keys, scale, shift = queries.value, keys.value, scale.value, shift.value
 
     def block(cut: Block, carry: Any) -> Any:
-        values, normalizers, unit = carry
-        own = cut.of(queries)
+        values, normalizers, mean_keys, total, d_keys = carry
+        own = cut.of(queries) * scale
         logits = similarity_logits(own, keys, cut.of(shift), cut.of_pairs(pairs))
         value, normalizer = reduce_rows(reduction, logits)
         share = weights(reduction, logits, normalizer)
-        d_keys = unit.keys
-        if d_keys is not None:
-            d_keys += _product("nm,nd->md", share, own * cut.new[:, None])
-        unit = Gradients(
-            cut.put(unit.queries, _product("nm,md->nd", share, keys)),
-            cut.put(unit.shift, -share.sum(1)),
-            d_keys,
+        return (
+            cut.put(values, value),
+            cut.put(normalizers, normalizer),
+            cut.put(mean_keys, _product("nm,md->nd", share, keys)),
+            cut.put(total, share.sum(1)),
+            _add_product(d_keys, share, own * cut.new[:, None]) if for_keys else None,
         )
-        return cut.put(values, value), cut.put(normalizers, normalizer), unit
 
     empty = jnp.zeros_like(shift)
-    unit = Gradients(jnp.zeros_like(queries), empty, jnp.zeros_like(keys) if for_keys else None)
-    values, normalizer, unit = _over_blocks(rows, len(queries), block, (empty, empty, unit))
-    return values, (queries, keys, shift, pairs, normalizer, unit)
+    start = (
+        *(empty, empty, jnp.zeros_like(queries), empty),
+        jnp.zeros_like(keys) if for_keys else None,
+    )
+    values, normalizer, mean_keys, total, d_keys = _over_blocks(rows, len(queries), block, start)
+    return values, (queries, keys, scale, shift, pairs, normalizer, mean_keys, total, d_keys)
 
 
 def _backward(
     reduction: Reduction, rows: int, residuals: Any, cotangent: jax.Array
-) -> tuple[jax.Array, jax.Array | None, jax.Array, None]:
-    queries, keys, shift, pairs, normalizer, unit = residuals
-    d_keys = unit.keys
+) -> tuple[jax.Array, jax.Array | None, jax.Array, jax.Array, None]:
+    queries, keys, scale, shift, pairs, normalizer, mean_keys, total, d_keys = residuals
     if d_keys is not None:
-        counts = unit.shift != 0  # a row whose weights are all zero is of no concern
+        counts = total != 0  # a row whose weights are all zero is of no concern
         common = cotangent[jnp.argmax(counts)]
         is_common = jnp.all(jnp.where(counts, cotangent == common, True))
 
         def block(cut: Block, d_keys: jax.Array) -> jax.Array:
-            own = cut.of(queries)
+            own = cut.of(queries) * scale
             logits = similarity_logits(own, keys, cut.of(shift), cut.of_pairs(pairs))
             share = weights(reduction, logits, cut.of(normalizer))
-            scale = cut.of(cotangent) * cut.new
-            return d_keys + _product("nm,nd->md", share, own * scale[:, None])
+            new = cut.of(cotangent) * cut.new
+            d_keys = d_keys * (cut.start > 0)  # forgets, in place, what the forward pass left
+            return _add_product(d_keys, share, own * new[:, None])
 
-        d_keys = d_keys * jnp.where(is_common, common, 0)
         d_keys = _over_blocks(rows, len(queries), block, d_keys, skip=is_common)
-    return cotangent[:, None] * unit.queries, d_keys, cotangent * unit.shift, None
+        d_keys = d_keys * jnp.where(is_common, common, 1)
+    d_scale = jnp.sum(cotangent * jnp.sum(queries * mean_keys, axis=1))
+    return (scale * cotangent)[:, None] * mean_keys, d_keys, d_scale, -cotangent * total, None
 
 
 tiled_rows.defvjp(_forward, _backward, symbolic_zeros=True)
@@ -133,13 +140,16 @@ def row_values(
     rows: int,
     queries: jax.Array,
     keys: jax.Array,
+    scale: jax.Array,
     shift: jax.Array,
     pairs: Pairs,
 ) -> tuple[jax.Array, jax.Array]:
     """Values and normalizers [N], as of `reduce_rows`; arguments as of `tiled_rows`."""
 
     def block(cut: Block, carry: Any) -> Any:
-        logits = similarity_logits(cut.of(queries), keys, cut.of(shift), cut.of_pairs(pairs))
+        logits = similarity_logits(
+            cut.of(queries) * scale, keys, cut.of(shift), cut.of_pairs(pairs)
+        )
         return jax.tree.map(cut.put, carry, reduce_rows(reduction, logits))
 
     empty = jnp.zeros_like(shift)
@@ -151,30 +161,52 @@ def row_gradients(
     rows: int,
     queries: jax.Array,
     keys: jax.Array,
+    scale: jax.Array,
     shift: jax.Array,
     pairs: Pairs,
     normalizer: jax.Array,
     cotangent: jax.Array,
+    *,
+    for_keys: bool = True,
 ) -> Gradients:
     """Gradients of the values' sum, each value weighted by its cotangent [N]."""
 
     def block(cut: Block, found: Gradients) -> Gradients:
-        own, scale = cut.of(queries), cut.of(cotangent)
-        logits = similarity_logits(own, keys, cut.of(shift), cut.of_pairs(pairs))
+        own = cut.of(queries)
+        logits = similarity_logits(own * scale, keys, cut.of(shift), cut.of_pairs(pairs))
         share = weights(reduction, logits, cut.of(normalizer))
-        new = own * (scale * cut.new)[:, None]
+        weight = cut.of(cotangent)
+        d_own = weight[:, None] * _product("nm,md->nd", share, keys)
+        new = (scale * weight * cut.new)[:, None]
         return Gradients(
-            cut.put(found.queries, scale[:, None] * _product("nm,md->nd", share, keys)),
-            cut.put(found.shift, -scale * share.sum(1)),
-            found.keys + _product("nm,nd->md", share, new),
+            cut.put(found.queries, scale * d_own),
+            cut.put(found.shift, -weight * share.sum(1)),
+            found.scale + jnp.sum(cut.new[:, None] * own * d_own),
+            _add_product(found.keys, share, own * new) if for_keys else None,
         )
 
-    start = Gradients(*map(jnp.zeros_like, (queries, shift, keys)))
+    start = Gradients(
+        jnp.zeros_like(queries),
+        jnp.zeros_like(shift),
+        jnp.zeros_like(scale),
+        jnp.zeros_like(keys) if for_keys else None,
+    )
     return _over_blocks(rows, len(queries), block, start)
 
 
 def _product(equation: str, left: jax.Array, right: jax.Array) -> jax.Array:
     return jnp.einsum(equation, left, right, precision=jax.lax.Precision.HIGHEST)
+
+
+def _add_product(total: jax.Array, share: jax.Array, rows: jax.Array) -> jax.Array:
+    """total [M, D] + share.T @ rows, for [n, M] and [n, D], a part of M after another: XLA first
+    multiplies into memory of its own what it then adds in place."""
+    step = max(-(-len(total) // _PARTS), 1024)
+    for start in range(0, len(total), step):
+        part = slice(start, start + step)
+        total = total.at[part].add(_product("nm,nd->md", share[:, part], rows))
+        total, share = jax.lax.optimization_barrier((total, share))  # not all parts at once
+    return total
 
 
 @dataclasses.dataclass(frozen=True)
