@@ -263,3 +263,130 @@ def test_errors(state):
         memory.lookup(bank, jnp.ones(2))
     with pytest.raises(TypeError, match="keys has dtype int32, expected floating point"):
         memory.enqueue(Queue(state.embeddings, jnp.int32(0)), jnp.ones((2, 5), int))
+
+
+def test_labels_and_ids_lie_beside_their_rows():
+    queue = memory.init_queue(jax.random.key(0), SIZE, DIM, labels=True, ids=True)
+    assert np.all(queue.labels == -1)
+    expected = collections.deque([(-1, -1)] * SIZE, maxlen=SIZE)
+    enqueue = jax.jit(memory.enqueue, donate_argnums=0)
+    first = 0
+    for keys in batches([3, 5, 16, 2]):
+        ids = np.arange(first, first + len(keys))
+        queue = enqueue(queue, keys, labels=ids % 3, ids=ids)
+        expected.extend(zip(ids % 3, ids, strict=True))
+        first += len(keys)
+        found = np.roll(np.stack([queue.labels, queue.ids], axis=1), -int(queue.cursor), axis=0)
+        np.testing.assert_array_equal(found, np.stack(expected))
+
+
+def test_age_counts_the_rows_enqueued_since():
+    queue = memory.init_queue(jax.random.key(0), SIZE, DIM, ids=True)
+    for number in range(23):
+        queue = memory.enqueue(queue, jnp.ones((1, DIM)), ids=jnp.array([number]))
+        known = queue.ids >= 0
+        np.testing.assert_array_equal(memory.age(queue)[known], number - queue.ids[known])
+        assert sorted(memory.age(queue).tolist()) == list(range(SIZE))
+
+
+def test_labels_of_all_devices_are_enqueued_in_the_order_of_the_rows():
+    start = memory.init_queue(jax.random.key(0), SIZE, DIM, labels=True)
+    keys, labels = batches([6])[0], np.arange(6)
+    whole = memory.enqueue(start, keys, labels=labels)
+    split = jax.vmap(
+        lambda keys, labels: memory.enqueue(start, keys, labels=labels, axis_name="d"),
+        axis_name="d",
+    )(keys.reshape(3, 2, DIM), labels.reshape(3, 2))
+    jax.tree.map(
+        lambda ours, theirs: np.testing.assert_array_equal(ours, np.stack([theirs] * 3)),
+        split,
+        whole,
+    )
+
+
+def sharded(size, devices):
+    """A function that maps over the shards of a bank, and the bank whole."""
+    bank = memory.init_bank(jax.random.key(3), size, DIM)
+
+    def start(_):
+        return memory.init_sharded_bank(jax.random.key(3), size, DIM, axis_name="d")
+
+    return jax.vmap(start, axis_name="d")(jnp.arange(devices)), bank
+
+
+def whole_rows(shards, size):
+    return np.asarray(shards.embeddings).reshape(-1, DIM)[:size]
+
+
+@pytest.mark.parametrize("size", [16, 21, 5])  # even, with rows past the end, with empty devices
+def test_a_sharded_bank_is_the_bank(size):
+    shards, bank = sharded(size, 8)
+    np.testing.assert_array_equal(whole_rows(shards, size), bank.embeddings)
+    indices = np.random.default_rng(0).integers(-1, size + 1, (8, 4))  # outside ones, and doubles
+    new = np.random.default_rng(1).normal(size=(8, 4, DIM)).astype(np.float32)
+
+    found = jax.vmap(lambda bank, i: memory.lookup(bank, i, axis_name="d"), axis_name="d")(
+        shards, indices
+    )
+    wanted = memory.lookup(bank, indices.reshape(-1))
+    np.testing.assert_array_equal(found.reshape(-1, DIM), wanted)
+
+    def refresh(bank, i, rows):
+        return memory.refresh(bank, i, rows, momentum=0.5, axis_name="d")
+
+    after = jax.jit(jax.vmap(refresh, axis_name="d"))(shards, indices, new)
+    wanted = memory.refresh(bank, indices.reshape(-1), new.reshape(-1, DIM), momentum=0.5)
+    np.testing.assert_allclose(whole_rows(after, size), wanted.embeddings, rtol=1e-6, atol=1e-7)
+
+
+def test_a_sharded_bank_under_shard_map_holds_its_share_of_bytes():
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:8]), ("d",))
+    spec = jax.sharding.PartitionSpec("d")
+    size, rows = 800_000, 100_000
+
+    def step(embeddings, indices, new):
+        bank = memory.ShardedBank(embeddings, size)
+        old = memory.lookup(bank, indices, axis_name="d")
+        return memory.refresh(bank, indices, old + new, momentum=0.5, axis_name="d").embeddings
+
+    mapped = jax.shard_map(step, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    shapes = [
+        jax.ShapeDtypeStruct((size, 16), jnp.float32),
+        jax.ShapeDtypeStruct((64,), jnp.int32),
+        jax.ShapeDtypeStruct((64, 16), jnp.float32),
+    ]
+    compiled = jax.jit(mapped, donate_argnums=0).lower(*shapes).compile()
+    found = compiled.memory_analysis()
+    assert found.alias_size_in_bytes == rows * 16 * 4  # written in place
+    assert found.argument_size_in_bytes < rows * 16 * 4 * 1.01
+    assert found.temp_size_in_bytes < 1e6
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda queue, bank: memory.enqueue(queue, jnp.ones((2, DIM)), labels=jnp.arange(2)),
+            r"labels came, but the queue keeps none: start it with init_queue\(..., labels=True\)",
+        ),
+        (lambda queue, bank: memory.enqueue(queue, jnp.ones((2, DIM))), "ids are missing"),
+        (
+            lambda queue, bank: memory.enqueue(queue, jnp.ones((2, DIM)), ids=jnp.arange(3)),
+            r"ids has shape \(3,\), expected \[B\] with B = 2",
+        ),
+        (
+            lambda queue, bank: memory.lookup(bank, jnp.arange(2)),
+            "axis_name is None: a ShardedBank",
+        ),
+        (
+            lambda queue, bank: memory.refresh(
+                bank, jnp.arange(2), jnp.ones((2, DIM)), momentum=0.5
+            ),
+            "axis_name is None: a ShardedBank",
+        ),
+    ],
+)
+def test_what_does_not_go_with_the_memory_is_named(call, message):
+    queue = memory.init_queue(jax.random.key(0), SIZE, DIM, ids=True)
+    with pytest.raises(ValueError, match=message):
+        call(queue, memory.ShardedBank(jnp.ones((4, DIM)), 16))

@@ -144,6 +144,13 @@ def two_views(batch: Batch, method: Method) -> tuple[jax.Array, jax.Array]:
     return batch.views[0], batch.views[1]
 
 
+def example_numbers(batch: Batch, method: Method) -> jax.Array:
+    """The examples' numbers; a clear error where the batch has none."""
+    if batch.index is None:
+        raise ValueError(f"{type(method).__name__} needs Batch.index: the numbers of the examples")
+    return batch.index
+
+
 def check_positive(method: Method, **values: Any) -> None:
     """Raises where a hyper-parameter is not positive; arrays under a trace pass."""
     for name, value in values.items():

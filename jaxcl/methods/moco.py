@@ -17,6 +17,7 @@ from jaxcl.methods.method import (
     Params,
     check_momentum,
     check_positive,
+    example_numbers,
     two_views,
 )
 from jaxcl.methods.networks import chain, forward, init_networks
@@ -59,6 +60,9 @@ class MoCo(Method):
     """Share of itself that the key encoder keeps at each step, 0 to 1."""
     shuffle: bool = True
     """Encode keys in another order than queries, so that their batch statistics differ."""
+    mask_own_keys: bool = False
+    """Leave an example's own old keys out of its negatives; for queues near or above the data set's
+    size. The paper does not."""
 
     def __post_init__(self) -> None:
         check_positive(self, temperature=self.temperature, queue_size=self.queue_size)
@@ -71,7 +75,9 @@ class MoCo(Method):
             batch_stats=batch_stats,
             target_params=start_target(params),
             target_batch_stats=start_target(batch_stats),
-            queue=memory.init_queue(queue_key, self.queue_size, outputs.shape[-1]),
+            queue=memory.init_queue(
+                queue_key, self.queue_size, outputs.shape[-1], ids=self.mask_own_keys
+            ),
         )
 
     def represent(
@@ -116,10 +122,15 @@ class MoCo(Method):
         axis_name: str | None = None,
     ) -> tuple[jax.Array, MoCoState, Metrics]:
         queries, keys = embeddings
-        negatives = state.queue.embeddings
-        losses = info_nce(queries, keys, negatives, temperature=self.temperature)
-        metrics = contrast_health(queries, keys, negatives) | spread_health(queries, axis_name)
-        queue = memory.enqueue(state.queue, keys, axis_name=axis_name)
+        negatives, past = state.queue.embeddings, state.queue.ids
+        ids = example_numbers(batch, self) if self.mask_own_keys else None
+        losses = info_nce(
+            queries, keys, negatives, temperature=self.temperature, ids=ids, negative_ids=past
+        )
+        is_negative = None if ids is None or past is None else ids[:, None] != past
+        metrics = contrast_health(queries, keys, negatives, is_negative)
+        queue = memory.enqueue(state.queue, keys, ids=ids, axis_name=axis_name)
+        metrics |= spread_health(queries, axis_name)
         return losses.mean(), dataclasses.replace(state, queue=queue), metrics
 
     def end_step(
@@ -137,10 +148,10 @@ class MoCo(Method):
                 f"leave before they serve. Set method.queue_size to at least {batch_size}"
             )
         notices = []
-        if self.queue_size > examples:
+        if self.queue_size > examples and not self.mask_own_keys:
             notices.append(
                 f"queue_size {self.queue_size} is larger than the data set ({examples} examples): "
-                "a picture's own old keys are among its negatives"
+                "a picture's own old keys are among its negatives (see method.mask_own_keys)"
             )
         has_norm = getattr(self.encoder, "batch_norm", True)
         if has_norm and getattr(self.encoder, "batch_norm_groups", 1) is None:

@@ -10,7 +10,15 @@ import jax.numpy as jnp
 from jaxcl import memory
 from jaxcl.losses import distance_difference, triplet
 from jaxcl.methods.health import contrast_health, spread_health
-from jaxcl.methods.method import Batch, Method, Metrics, Params, check_positive, two_views
+from jaxcl.methods.method import (
+    Batch,
+    Method,
+    Metrics,
+    Params,
+    check_positive,
+    example_numbers,
+    two_views,
+)
 from jaxcl.methods.networks import chain, forward, init_networks
 from jaxcl.similarity import l2_normalize
 
@@ -94,7 +102,7 @@ class PlainMemory(Method):
         )
         embeddings = l2_normalize(embeddings)
         if isinstance(state.memory, memory.Bank):
-            positives = memory.lookup(state.memory, _index(batch))
+            positives = memory.lookup(state.memory, example_numbers(batch, self))
             queries = embeddings
         else:
             queries, positives = jnp.split(embeddings, 2)
@@ -122,7 +130,7 @@ class PlainMemory(Method):
         is_negative = None
         entries = state.memory.embeddings
         if self.positive == "memory":
-            is_negative = _index(batch)[:, None] != jnp.arange(self.memory_size)
+            is_negative = example_numbers(batch, self)[:, None] != jnp.arange(self.memory_size)
         metrics = contrast_health(queries, positives, entries, is_negative)
         metrics["chance_loss"] = jnp.asarray(self.margin or 0.0, jnp.float32)
         state = dataclasses.replace(
@@ -165,7 +173,7 @@ class PlainMemory(Method):
         queries: jax.Array,
         batch: Batch,
     ) -> jax.Array:
-        own = _index(batch) if self.positive == "memory" else None
+        own = example_numbers(batch, self) if self.positive == "memory" else None
         if self.choose == "hardest":
             return memory.hardest(entries, queries, self.negatives, exclude=own).embeddings
         drawn = memory.draw(key, entries, self.negatives)  # the same for all queries
@@ -188,15 +196,13 @@ class PlainMemory(Method):
         if isinstance(entries, memory.Queue):
             return memory.enqueue(entries, queries, axis_name=axis_name)
         return memory.refresh(
-            entries, _index(batch), queries, momentum=self.momentum, axis_name=axis_name
+            entries,
+            example_numbers(batch, self),
+            queries,
+            momentum=self.momentum,
+            axis_name=axis_name,
         )
 
     @property
     def _networks(self) -> dict[str, nn.Module]:
         return chain(encoder=self.encoder, projector=self.projector)
-
-
-def _index(batch: Batch) -> jax.Array:
-    if batch.index is None:
-        raise ValueError("PlainMemory: positives from the memory need batch.index, [N] integers")
-    return batch.index

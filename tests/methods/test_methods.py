@@ -18,6 +18,9 @@ KEY = jax.random.key(0)
 ENCODER = MLP((12, 8), batch_norm=True)
 METHODS = {
     "moco": MoCo(ENCODER, encoders.moco_v2_projector(6), queue_size=40),
+    "moco, own keys masked": MoCo(
+        ENCODER, encoders.moco_v2_projector(6), queue_size=40, mask_own_keys=True
+    ),
     "moco_v3": MoCoV3(
         ENCODER,
         encoders.moco_v3_projector(6, hidden=10),
@@ -184,6 +187,25 @@ def test_moco_follows_algorithm_1():
         state.target_params,
         moved,
     )
+
+
+def test_masked_own_keys_are_no_negatives():
+    """The loss of a queue that holds them equals that of a queue without those rows."""
+    method = MoCo(MLP((4,)), queue_size=20, mask_own_keys=True, shuffle=False)
+    batch = make_batch(0)
+    params, state = method.init(KEY, batch)
+    queue = dataclasses.replace(state.queue, ids=jnp.tile(jnp.array([batch.index[0], 99]), 10))
+    state = dataclasses.replace(state, queue=queue)
+    (queries, keys), state = method.represent(params, state, batch, key=KEY)
+    loss, after, metrics = method.objective(params, state, (queries, keys), batch, progress=0.0)
+    others = np.where(queue.ids != batch.index[:, None], 1.0, 0.0)
+    unit = queries / jnp.linalg.norm(queries, axis=1, keepdims=True)
+    logits = np.asarray(unit @ queue.embeddings.T, np.float64) / 0.2
+    positive = np.asarray((unit * keys).sum(1), np.float64) / 0.2
+    wanted = np.log(np.exp(positive) + (others * np.exp(logits)).sum(1)) - positive
+    np.testing.assert_allclose(loss, wanted.mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["negatives"], others.sum(1).mean())
+    np.testing.assert_array_equal(after.queue.ids[:16], batch.index)
 
 
 def test_simclr_v2_contrasts_with_its_memory_too():
