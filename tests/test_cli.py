@@ -281,6 +281,7 @@ def test_bad_input_is_one_clear_error(name, tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "o" / "checkpoints").exists()  # before any training
 
 
+@pytest.mark.slow
 def test_a_queue_larger_than_the_data_is_said(tmp_path, capsys):
     options = ["--method.queue_size", "2000", "--evaluate.neighbours", "5"]
     assert main(["train", CONFIG, "--out", str(tmp_path / "run"), *QUICK, *options]) == 0

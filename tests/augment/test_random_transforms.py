@@ -205,6 +205,7 @@ def draw():
     return jax.jit(lambda key, images, indices: augment.batch_views(RECIPE, key, images, indices))
 
 
+@pytest.mark.slow
 def test_views_do_not_depend_on_how_the_batch_is_split(draw, pictures):
     indices = np.array([5, 3, 900_001, 0, 7, 2, 1, 4])
     whole = draw(KEY, pictures, indices)

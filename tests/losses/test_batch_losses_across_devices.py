@@ -41,10 +41,10 @@ FAST = [name for name in LOSSES | STATES if name not in ("dino", "swav")]
 
 @pytest.mark.parametrize("name", FAST)
 def test_vmapped_devices(name):
-    check(name, True, mapping=["vmap"], devices=[2, 8])
+    check(name, True, mapping=["vmap"], devices=[8])
 
 
-@pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize("name", ["barlow_twins"])
 def test_devices(name):
     check(name, True, mapping=["pmap", "shard_map"], devices=[4])
 

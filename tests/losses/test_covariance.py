@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcl.losses.covariance import mmcr, tico, w_mse
 
@@ -143,6 +144,7 @@ def test_w_mse_ignores_triangular_maps():
     )
 
 
+@pytest.mark.slow
 def test_w_mse_in_slices():
     """What the docstring says of slices of the batch."""
     slices = jnp.asarray(VIEWS).reshape(V, 2, N // 2, D)
@@ -150,6 +152,7 @@ def test_w_mse_in_slices():
     np.testing.assert_allclose(found[1], w_mse(VIEWS[:, N // 2 :]), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_w_mse_of_fewer_rows_than_dimensions():
     views = jnp.asarray(RNG.normal(size=(2, 8, 64)), jnp.float32)
     losses, gradient = jax.value_and_grad(lambda v: jnp.mean(w_mse(v)))(views)

@@ -60,6 +60,7 @@ def test_without_either_correction_it_is_nt_xent():
     np.testing.assert_allclose(found, losses.nt_xent(*VIEWS, temperature=0.3), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradients_by_finite_differences():
     with jax.enable_x64(True):
 

@@ -48,6 +48,7 @@ def test_siglip(case):
     np.testing.assert_allclose(losses.siglip(IMAGE, TEXT, **options), wanted, rtol=2e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_gradients_by_finite_differences():
     with jax.enable_x64(True):
 

@@ -18,6 +18,13 @@ EXECUTIONS = {
     "blocks of 4": Execution(block_size=4),  # the last one overlaps
     "one block": Execution(block_size=64),
 }
+SLOW = pytest.mark.slow
+# Blocks of 4 are the hard case; the others are run with the slow tests.
+BY_BLOCKS = [
+    "blocks of 4",
+    pytest.param("blocks of 1", marks=SLOW),
+    pytest.param("one block", marks=SLOW),
+]
 RANDOM = np.random.default_rng(0)
 QUERIES, KEYS, SHIFT = (RANDOM.normal(size=shape) for shape in ((N, D), (M, D), (N,)))
 WEIGHTS = RANDOM.uniform(0.5, 2, N)
@@ -69,7 +76,7 @@ def values(reduction, pairs, execution, queries=QUERIES, keys=KEYS, shift=SHIFT,
 
 
 @pytest.mark.parametrize("pairs", PAIRS)
-@pytest.mark.parametrize("execution", EXECUTIONS)
+@pytest.mark.parametrize("execution", ["dense", *BY_BLOCKS])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_values(reduction, execution, pairs):
     wanted = [slow_value(reduction, PAIRS[pairs], row) for row in range(N)]
@@ -79,8 +86,8 @@ def test_values(reduction, execution, pairs):
 
 
 @pytest.mark.parametrize("cotangent", ["uniform", "weighted"])
-@pytest.mark.parametrize("pairs", ["all", "some"])
-@pytest.mark.parametrize("execution", list(EXECUTIONS)[1:])
+@pytest.mark.parametrize("pairs", [pytest.param("all", marks=SLOW), "some"])
+@pytest.mark.parametrize("execution", BY_BLOCKS)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_gradients_by_finite_differences(reduction, execution, pairs, cotangent):
     """Under a uniform cotangent the backward pass scales what the forward pass left."""
@@ -97,6 +104,7 @@ def test_gradients_by_finite_differences(reduction, execution, pairs, cotangent)
         check_grads(jax.jit(total), arguments, order=1, modes=["rev"], rtol=1e-6)
 
 
+@SLOW
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_dense_gradients_by_finite_differences_twice(reduction):
     """The dense backend is plain autodiff: forward mode and second derivatives too."""
@@ -167,9 +175,11 @@ IDS = RANDOM.integers(0, 9, 16)
 COUNTS = np.arange(16) < 14
 
 
-@pytest.mark.parametrize("backend", ["dense", "tiled", "ring"])
+@pytest.mark.parametrize(
+    "backend", [pytest.param("dense", marks=SLOW), pytest.param("tiled", marks=SLOW), "ring"]
+)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("mapping", ["vmap", "shard_map"])
+@pytest.mark.parametrize("mapping", ["vmap", pytest.param("shard_map", marks=SLOW)])
 def test_devices_change_nothing(reduction, backend, mapping):
     def total(x, y, shift, ids, counts, scale, temperature, *, axis_name):
         which = "tiled" if backend == "ring" and axis_name is None else backend
@@ -190,7 +200,7 @@ def test_devices_change_nothing(reduction, backend, mapping):
         total,
         *(X, Y, S, IDS, COUNTS, scale),
         replicated=[0.3],
-        devices=[1, 8] if mapping == "vmap" else [4],
+        devices=[8] if mapping == "vmap" else [4],
         mapping=[mapping],
     )
 

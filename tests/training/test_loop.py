@@ -309,6 +309,7 @@ def test_a_diverged_run_stops_and_keeps_what_it_had(tmp_path, experiment, quiet)
     assert all(np.isfinite(np.asarray(array, np.float64)).all() for array in arrays.values())
 
 
+@pytest.mark.slow
 def test_a_collapsed_run_is_told_so(tmp_path, experiment, quiet):
     """Such decay leaves biases alone: every digit ends at one point. The same run without it."""
     healthy = dataclasses.replace(
@@ -327,6 +328,7 @@ def test_a_collapsed_run_is_told_so(tmp_path, experiment, quiet):
     assert alarm in " ".join(quiet.export_text().split())
 
 
+@pytest.mark.slow
 def test_a_run_at_chance_is_told_so(tmp_path, experiment, quiet):
     frozen = dataclasses.replace(
         experiment,
@@ -371,6 +373,7 @@ def test_images_that_do_not_decode_are_named_and_counted(tmp_path, experiment, q
     assert [row["replaced_images"] for row in rows] == [1, 2, 3, 4]  # resumed after 2
 
 
+@pytest.mark.slow
 def test_of_many_images_that_do_not_decode_a_few_are_named(tmp_path, experiment, quiet):
     folder_of_pictures(tmp_path / "pictures", 16, damaged=range(8))
     train(on_pictures(experiment, tmp_path / "pictures"), tmp_path / "run", console=quiet)
