@@ -31,6 +31,17 @@ def test_readme_python_runs(number):
     assert float(names["loss"]) > 0
 
 
+def test_every_loss_has_its_place_in_the_table():
+    from jaxcl import losses
+
+    document = (ROOT / "docs" / "losses.md").read_text()
+    named = set(re.findall(r"`(?:encoders\.)?(\w+)`", document))
+    types = {"ScaleAndBias", "PairMasks", "MinedTriplets"}
+    assert set(losses.__all__) - types - named == set()
+    tables = [line.split("|")[1] for line in document.splitlines() if line.startswith("| `")]
+    assert {name for cell in tables for name in re.findall(r"`(\w+)`", cell)} <= {*losses.__all__}
+
+
 def test_readme_has_its_two_commands():
     commands = re.findall(r"^ +(pip install -e .*&&.*)$", (ROOT / "README.md").read_text(), re.M)
     assert commands == [

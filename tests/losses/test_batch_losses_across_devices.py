@@ -44,7 +44,8 @@ def test_vmapped_devices(name):
     check(name, True, mapping=["vmap"], devices=[8])
 
 
-@pytest.mark.parametrize("name", ["barlow_twins"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAST)
 def test_devices(name):
     check(name, True, mapping=["pmap", "shard_map"], devices=[4])
 

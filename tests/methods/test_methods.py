@@ -315,6 +315,16 @@ def test_health_of_a_collapsed_and_a_spread_batch():
     np.testing.assert_allclose(health["chance_loss"], np.log(4.0), rtol=1e-6)
 
 
+def test_health_looks_at_the_first_queries_only():
+    keys = jax.random.normal(KEY, (600, 8))
+    worse = keys.at[256:].set(keys[::-1][256:])
+    none_with_itself = ~jnp.eye(600, dtype=bool)
+    for queries in (keys, worse):
+        health = contrast_health(queries, keys, keys, none_with_itself)
+        np.testing.assert_allclose(health["accuracy"], 1.0)
+        np.testing.assert_allclose(health["negatives"], 599)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
