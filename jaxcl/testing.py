@@ -42,7 +42,10 @@ def check_device_invariance(
       tolerance: largest difference allowed, relative to the largest entry of what is compared.
 
     Raises:
-      AssertionError: if something differs; says what, where and by how much.
+      AssertionError: if something differs; says what, where, by how much and, where it looks like
+        one of the usual mistakes, which: rows not gathered, row numbers without the device's
+        offset, rows in another order, no gradient through the gather, a gradient scaled by the
+        number of devices.
       ValueError: if the rows do not divide over the devices, or there are too few devices.
 
     Example:
@@ -66,7 +69,15 @@ def check_device_invariance(
             found = _values_and_gradients(loss, arrays, replicated, kind, count)
             for name, want in expected.items():
                 place = f"{name} under {kind} on {count} devices"
-                _compare(place, found[name], want, tolerance)
+                complaint = _difference(place, found[name], want, tolerance)
+                if complaint:
+                    mistake = _mistake(name, found, expected, count, tolerance)
+                    if name == "value" and _is_local(loss, arrays, replicated, count, found[name]):
+                        mistake = (
+                            "the losses are those of each device's rows alone: the other devices' "
+                            "rows were not gathered"
+                        )
+                    raise AssertionError(complaint + (f". {mistake}" if mistake else ""))
 
 
 def _values_and_gradients(
@@ -151,18 +162,83 @@ def _in_batch_order(values: np.ndarray, rows: int) -> np.ndarray:
     return values.reshape(count, -1, rows // count).swapaxes(0, 1).reshape(-1)
 
 
-def _compare(place: str, found: np.ndarray, want: np.ndarray, tolerance: float) -> None:
+def _difference(place: str, found: np.ndarray, want: np.ndarray, tolerance: float) -> str | None:
+    """What differs, where and by how much; None if nothing does."""
     if found.shape != want.shape:
-        raise AssertionError(f"{place} has shape {found.shape}, on one device {want.shape}")
+        return f"{place} has shape {found.shape}, on one device {want.shape}"
+    if _equal(found, want, tolerance):
+        return None
     difference = np.abs(found.astype(np.float64) - want.astype(np.float64))
-    scale = max(np.max(np.abs(want), initial=0), np.finfo(np.float32).tiny)
-    # Written so that NaN fails too.
-    if np.all(difference <= tolerance * scale):
-        return
+    scale = _scale(want)
     worst = np.unravel_index(np.argmax(difference), difference.shape)
-    raise AssertionError(
+    return (
         f"{place} differs from one device's: {found[worst]:.6g} instead of {want[worst]:.6g} at "
         f"{tuple(map(int, worst))}, off by {difference[worst] / scale:.2g} of the largest entry; "
         f"{np.sum(difference > tolerance * scale)} of {difference.size} entries are off by more "
         f"than {tolerance:g}"
     )
+
+
+def _scale(want: np.ndarray) -> float:
+    return max(np.max(np.abs(want), initial=0), np.finfo(np.float32).tiny)
+
+
+def _equal(found: np.ndarray, want: np.ndarray, tolerance: float) -> bool:
+    difference = np.abs(found.astype(np.float64) - want.astype(np.float64))
+    return bool(np.all(difference <= tolerance * _scale(want)))  # NaN is not
+
+
+def _mistake(
+    name: str,
+    found: dict[str, np.ndarray],
+    expected: dict[str, np.ndarray],
+    count: int,
+    tolerance: float,
+) -> str | None:
+    """Which of the usual mistakes looks like this one, in words."""
+    ours, want = found[name], expected[name]
+    if name == "value":
+        if not ours.ndim:
+            return None
+        # One row of values for each view; the columns are the batch's rows, device after device.
+        rows = max(len(array) for key, array in expected.items() if "gradient of array" in key)
+        by_view, by_view_wanted = ours.reshape(-1, rows), want.reshape(-1, rows)
+        local = rows // count
+        if count > 1 and _equal(by_view[:, :local], by_view_wanted[:, :local], tolerance):
+            return (
+                "only the first device is right: row numbers or labels lack the offset of the "
+                "device (axis_index * rows)"
+            )
+        if _equal(np.sort(ours), np.sort(want), tolerance):
+            return (
+                "the values are right but stand at other rows: rows are gathered in another order"
+            )
+        return None
+    for factor, word in ((count, "large"), (1 / count, "small")):
+        if count > 1 and _equal(ours, factor * want, tolerance):
+            return f"it is {count} times too {word}: the number of devices scales the gradient"
+    if count > 1 and not np.any(ours):
+        return "it is zero: no gradient comes back through the gather"
+    if count > 1 and _equal(found["value"], expected["value"], tolerance):
+        return (
+            "the values are right: what the losses of the other devices say about these rows does "
+            "not come back through the gather, or not as it is"
+        )
+    return None
+
+
+def _is_local(
+    loss: Callable[..., jax.Array],
+    arrays: tuple[jax.Array, ...],
+    replicated: tuple[jax.Array, ...],
+    count: int,
+    found: np.ndarray,
+) -> bool:
+    """Whether values are those of each device's rows by themselves."""
+    rows = arrays[0].shape[0]
+    parts = [array.reshape(count, rows // count, *array.shape[1:]) for array in arrays]
+    alone = [
+        loss(*(part[device] for part in parts), *replicated, axis_name=None)
+        for device in range(count)
+    ]
+    return count > 1 and _equal(found, _in_batch_order(np.stack(alone), rows), 1e-5)

@@ -47,6 +47,14 @@ def no_gather(rows, axis_name):
     return rows
 
 
+def gather_backwards(rows, axis_name):
+    """The last device's rows first, as a ring leaves them that is read from the wrong end."""
+    if axis_name is None:
+        return rows
+    gathered = jax.lax.all_gather(rows, axis_name)
+    return gathered[::-1].reshape(-1, *rows.shape[1:])
+
+
 def gather_with_summed_gradient(rows, axis_name):
     """The gradient comes out scaled by the number of devices, once for each."""
     gathered = gather_rows(rows, axis_name)
@@ -74,19 +82,56 @@ def test_right_loss_passes(arrays):
 
 @pytest.mark.parametrize("mapping", ["pmap", "shard_map", "vmap"])
 @pytest.mark.parametrize(
-    ("gather", "positions", "what"),
+    ("gather", "positions", "what", "mistake"),
     [
-        (gather_without_gradient, global_positions, "gradient of array 1"),
-        (gather_own_gradient, global_positions, "gradient of array 1"),
-        (gather_with_summed_gradient, global_positions, "gradient of array 1"),
-        (no_gather, local_positions, "value"),
-        (gather_rows, local_positions, "value"),
+        (
+            gather_without_gradient,
+            global_positions,
+            "gradient of array 1",
+            "no gradient comes back through the gather",
+        ),
+        (
+            gather_own_gradient,
+            global_positions,
+            "gradient of array 1",
+            "the values are right: what the losses of the other devices say",
+        ),
+        (
+            gather_with_summed_gradient,
+            global_positions,
+            "gradient of array 1",
+            "2 times too large: the number of devices scales the gradient",
+        ),
+        (no_gather, local_positions, "value", "the other devices' rows were not gathered"),
+        (gather_rows, local_positions, "value", "lack the offset of the device"),
+        (gather_backwards, global_positions, "value", None),
     ],
-    ids=["no gradient", "own gradient only", "scaled gradient", "local negatives", "misplaced"],
+    ids=[
+        "no gradient",
+        "own gradient only",
+        "scaled gradient",
+        "local negatives",
+        "no offset",
+        "another order",
+    ],
 )
-def test_wrong_gathers_are_caught(arrays, gather, positions, what, mapping):
-    with pytest.raises(AssertionError, match=f"{what} under {mapping} on 2 devices differs"):
+def test_wrong_gathers_are_caught_and_named(arrays, gather, positions, what, mistake, mapping):
+    message = f"{what} under {mapping} on 2 devices differs .*{mistake or ''}"
+    with pytest.raises(AssertionError, match=message):
         check_device_invariance(bind(gather, positions), *arrays, devices=(2,), mapping=[mapping])
+
+
+def test_losses_of_rows_in_another_order_are_named(arrays):
+    def reversed_by_device(rows, *, axis_name):
+        values = jnp.sum(rows**2, axis=1)
+        if axis_name is None:
+            return values
+        everything = gather_rows(values, axis_name)
+        other = jax.lax.axis_size(axis_name) - 1 - jax.lax.axis_index(axis_name)
+        return jax.lax.dynamic_slice_in_dim(everything, other * len(values), len(values))
+
+    with pytest.raises(AssertionError, match="right but stand at other rows"):
+        check_device_invariance(reversed_by_device, arrays[0], devices=(4,), mapping=["vmap"])
 
 
 def test_message_says_where_and_by_how_much(arrays):
