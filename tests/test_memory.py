@@ -318,7 +318,9 @@ def whole_rows(shards, size):
     return np.asarray(shards.embeddings).reshape(-1, DIM)[:size]
 
 
-@pytest.mark.parametrize("size", [16, 21, 5])  # even, with rows past the end, with empty devices
+@pytest.mark.parametrize(
+    "size", [21, *(pytest.param(size, marks=pytest.mark.slow) for size in (16, 5))]
+)  # even, with rows past the end, with empty devices
 def test_a_sharded_bank_is_the_bank(size):
     shards, bank = sharded(size, 8)
     np.testing.assert_array_equal(whole_rows(shards, size), bank.embeddings)

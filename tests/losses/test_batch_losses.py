@@ -56,7 +56,7 @@ def test_nan_in_a_row_that_counts_is_not_hidden(name):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow)])
 def test_half_precision(name, dtype):
     """All is computed in float32, from the rounded inputs."""
     loss, inputs = LOSSES[name][0], [x.astype(dtype) for x in inputs_of(name)]
@@ -110,6 +110,7 @@ def test_cosine_ignores_length(name):
     assert abs(jnp.mean(loss(*inputs, similarity="dot") - loss(*inputs))) > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_order_of_rows_does_not_matter(name):
     loss, inputs = LOSSES[name][0], inputs_of(name)
@@ -120,6 +121,7 @@ def test_order_of_rows_does_not_matter(name):
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "option", "low", "high"),
     [

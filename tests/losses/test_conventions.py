@@ -105,7 +105,7 @@ def test_nan_in_a_row_that_counts_is_not_hidden(name):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow)])
 def test_half_precision(name, dtype):
     """All is computed in float32, from the rounded inputs; rows of 1e4 do not overflow."""
     loss = LOSSES[name][0]

@@ -74,7 +74,14 @@ def test_hard_pairs(where, distance):
 
 
 @pytest.mark.parametrize("where", WHERES.values(), ids=WHERES)
-@pytest.mark.parametrize("distance", ["euclidean", "squared_euclidean", "cosine"])
+@pytest.mark.parametrize(
+    "distance",
+    [
+        "squared_euclidean",
+        pytest.param("euclidean", marks=pytest.mark.slow),
+        pytest.param("cosine", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("margin", [None, 0.3])
 def test_semi_hard_pairs(where, distance, margin):
     options = {"margin": margin, "distance": distance, "where": where}
@@ -191,6 +198,7 @@ def test_devices_mine_what_one_does(name):
             np.testing.assert_array_equal(mask.reshape(N, N), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in MINERS if name != "label"])
 def test_extremes_give_pairs_still(name):
     for rows in (np.zeros_like(ROWS), np.ones_like(ROWS), ROWS * 1e4, ROWS * 1e-4):

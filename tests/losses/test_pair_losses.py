@@ -59,7 +59,7 @@ def test_nan_in_a_row_that_counts_is_not_hidden(name):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow)])
 def test_half_precision(name, dtype):
     """All is computed in float32, from the rounded inputs; rows of 1e4 do not overflow."""
     loss, inputs = LOSSES[name]
@@ -137,6 +137,7 @@ def test_dot_takes_rows_as_they_are(name):
     assert abs(jnp.mean(loss(rows, labels, similarity="dot") - loss(rows, labels))) > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_order_of_rows_does_not_matter(name):
     loss, inputs = LOSSES[name]
@@ -147,6 +148,7 @@ def test_order_of_rows_does_not_matter(name):
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "option", "low", "high"),
     [
