@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 from batch_loss_cases import LOSSES, SCALARS, WHERE, N, inputs_of
 
+# Golden values and equations of these losses are in the fast tests.
+pytestmark = pytest.mark.slow
+
 
 def value_and_gradients(loss, inputs, **options):
     def mean_loss(*inputs):

@@ -18,6 +18,9 @@ from jaxcl.losses.pairwise import PairMasks, label_pairs
 from jaxcl.losses.triplet import triplet
 from jaxcl.testing import check_device_invariance
 
+# Loops over many choices; the losses that take the pairs are in the fast tests.
+pytestmark = pytest.mark.slow
+
 N, D = 16, 3
 RANDOM = np.random.default_rng(1)
 ROWS = RANDOM.normal(size=(N, D)).astype(np.float32)

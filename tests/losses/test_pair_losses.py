@@ -20,6 +20,9 @@ from pair_loss_cases import (
     values_and_gradients,
 )
 
+# Golden values and equations of these losses are in the fast tests.
+pytestmark = pytest.mark.slow
+
 
 def poison(x):
     return x.at[~WHERE].set(jnp.nan) if is_float(x) else x
