@@ -71,8 +71,10 @@ def check_device_invariance(
                 place = f"{name} under {kind} on {count} devices"
                 complaint = _difference(place, found[name], want, tolerance)
                 if complaint:
-                    mistake = _mistake(name, found, expected, count, tolerance)
-                    if name == "value" and _is_local(loss, arrays, replicated, count, found[name]):
+                    mistake = _mistake(name, found, expected, rows, count, tolerance)
+                    if name == "value" and _is_local(
+                        loss, arrays, replicated, count, found[name], tolerance
+                    ):
                         mistake = (
                             "the losses are those of each device's rows alone: the other devices' "
                             "rows were not gathered"
@@ -192,6 +194,7 @@ def _mistake(
     name: str,
     found: dict[str, np.ndarray],
     expected: dict[str, np.ndarray],
+    rows: int,
     count: int,
     tolerance: float,
 ) -> str | None:
@@ -201,7 +204,6 @@ def _mistake(
         if not ours.ndim:
             return None
         # One row of values for each view; the columns are the batch's rows, device after device.
-        rows = max(len(array) for key, array in expected.items() if "gradient of array" in key)
         by_view, by_view_wanted = ours.reshape(-1, rows), want.reshape(-1, rows)
         local = rows // count
         if count > 1 and _equal(by_view[:, :local], by_view_wanted[:, :local], tolerance):
@@ -233,6 +235,7 @@ def _is_local(
     replicated: tuple[jax.Array, ...],
     count: int,
     found: np.ndarray,
+    tolerance: float,
 ) -> bool:
     """Whether values are those of each device's rows by themselves."""
     rows = arrays[0].shape[0]
@@ -241,4 +244,4 @@ def _is_local(
         loss(*(part[device] for part in parts), *replicated, axis_name=None)
         for device in range(count)
     ]
-    return count > 1 and _equal(found, _in_batch_order(np.stack(alone), rows), 1e-5)
+    return count > 1 and _equal(found, _in_batch_order(np.stack(alone), rows), tolerance)
