@@ -97,7 +97,7 @@ def init_queue(
     labels: bool = False,
     ids: bool = False,
 ) -> Queue:
-    """A queue of random unit rows, as MoCo starts from (He et al., 2020).
+    """A queue of random unit rows, as MoCo's code starts from (He et al., 2020).
 
     Args:
       key: PRNG key.

@@ -10,9 +10,9 @@ from jaxcl.similarity import (
     Execution,
     Pairs,
     logaddexp,
+    matched_similarity,
     prepare,
     row_numbers,
-    row_similarity,
     similarity_rows,
 )
 from jaxcl.similarity.checks import (
@@ -107,13 +107,7 @@ def info_nce(
     if ids is not None:
         ids = check_integers("ids", ids, "N", sizes)
 
-    def positive_similarity(queries: jax.Array, positives: jax.Array) -> jax.Array:
-        return row_similarity(
-            prepare(queries, similarity, where), prepare(positives, similarity, where)
-        )
-
-    # Computed anew in the backward pass, so that no copy of the positives is kept for it.
-    positive = jax.checkpoint(positive_similarity)(queries, positives) / temperature
+    positive = matched_similarity(queries, positives, similarity, where) / temperature
     queries = prepare(queries, similarity, where)
     if negatives is None:
         if negative_ids is not None:
@@ -154,7 +148,7 @@ def nt_xent(
     """NT-Xent, SimCLR's loss: both views of every row are anchors (Chen et al., 2020, eq. 1).
 
     Each anchor's positive is its row's other view; its negatives are both views of all other rows,
-    and those of a memory where one is given (SimCLR v2: Chen et al., 2020, section 2).
+    and those of a memory where one is given (SimCLR v2: Chen et al., 2020b, section 2).
 
     Args:
       z0: [N, D] embeddings of one view; gradients flow into both.
@@ -199,7 +193,8 @@ def nt_xent(
     if negatives is None:
         if negative_ids is not None:
             raise ValueError("negative_ids came without negatives: the batch's ids are `ids`")
-        return views.negatives("log1p_sumexp", temperature, execution, shift=positive)
+        [losses] = views.negatives("log1p_sumexp", [temperature], execution, shift=positive)
+        return losses
     sizes = {"D": views.anchors.shape[1]}
     negatives = check_embeddings("negatives", negatives, "M D", sizes)
     negatives, negative_ids = _check_negatives(negatives, ids, negative_ids, sizes)
@@ -216,5 +211,5 @@ def nt_xent(
         execution=execution.on_this_device(),
         uniform=False,
     )
-    of_batch = views.negatives("logsumexp", temperature, execution, uniform=False)
+    [of_batch] = views.negatives("logsumexp", [temperature], execution, uniform=False)
     return jax.nn.softplus(logaddexp(of_batch, of_memory) - positive)

@@ -62,7 +62,7 @@ def dcl(
         where=where,
         ids=ids,
     )
-    negatives = views.negatives("logsumexp", temperature, execution)
+    [negatives] = views.negatives("logsumexp", [temperature], execution)
     return _decoupled(negatives, views.similarity / temperature)
 
 
@@ -79,11 +79,11 @@ def dclw(
     block_size: int | None = None,
     backend: Backend = "auto",
 ) -> jax.Array:
-    """DCLW: DCL with more weight on positives that are far apart (Yeh et al., 2022, eq. 7).
+    """DCLW: DCL with more weight on positives that are far apart (Yeh et al., 2022).
 
     The positive of row i is weighted by 2 - exp(s_i / sigma) / mean over rows of exp(s / sigma), s
-    being the similarity of a row's two views. The weights are constants to the gradient, as in the
-    authors' code.
+    being the similarity of a row's two views. The weights are constants to the gradient, as in
+    lightly's `DCLWLoss`; other implementations differentiate them.
 
     Args:
       z0: [N, D] embeddings of one view; gradients flow into both.
@@ -128,5 +128,5 @@ def dclw(
     logits = jnp.where(everywhere, gather_rows(sharpened, axis_name), -jnp.inf)
     _, log_total = reduce_rows("logsumexp", logits[None])
     weight = 2 - jnp.exp(sharpened - log_total) * jnp.sum(everywhere)
-    negatives = views.negatives("logsumexp", temperature, execution)
+    [negatives] = views.negatives("logsumexp", [temperature], execution)
     return _decoupled(negatives, weight * views.similarity / temperature)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.losses.two_views import two_views
-from jaxcl.similarity import AxisName, Backend, Execution, similarity_rows
+from jaxcl.similarity import AxisName, Backend, Execution
 from jaxcl.similarity.checks import Scalar, check_scalar
 
 
@@ -22,7 +22,7 @@ def hard_nt_xent(
     block_size: int | None = None,
     backend: Backend = "auto",
 ) -> jax.Array:
-    """NT-Xent with hard negatives (Robinson et al., 2021, eq. 4); debiased where beta is 0.
+    """NT-Xent with hard negatives (Robinson et al., 2021); debiased where beta is 0.
 
     Of an anchor with positive p and M negatives n, s = cosine / temperature:
 
@@ -30,7 +30,7 @@ def hard_nt_xent(
       g = (sum_n w_n exp(s_n) - tau_plus M exp(s_p)) / (1 - tau_plus) and
       w_n = exp(beta s_n) / mean_n exp(beta s_n).
 
-    With beta = 0 it is the debiased loss (Chuang et al., 2020, eq. 8), with tau_plus = 0 beside it
+    With beta = 0 it is the debiased loss (Chuang et al., 2020), with tau_plus = 0 beside it
     NT-Xent.
 
     Args:
@@ -75,22 +75,16 @@ def hard_nt_xent(
         where=where,
         ids=ids,
     )
+    negatives = views.negative_count(axis_name)
+    has_negatives = negatives > 0
     # The sums over negatives as logarithms: of 1, of exp(beta s), of exp((1 + beta) s).
-    nothing = jnp.zeros((len(views.anchors), 1), views.anchors.dtype)
-    count = similarity_rows(
-        "logsumexp", nothing, nothing, pairs=views.pairs, execution=execution
-    )  # [2N]
-    has_negatives = ~jnp.isneginf(count)
-    count = jnp.where(has_negatives, count, 0)
-
-    def log_sum(factor: Scalar) -> jax.Array:
-        total = views.negatives("logsumexp", temperature / factor, execution, uniform=False)
-        return jnp.where(has_negatives, total, 0)
-
-    if isinstance(beta, int | float) and beta == 0:
-        weighted = log_sum(1)
-    else:
-        weighted = log_sum(1 + beta) - log_sum(beta) + count
+    count = jnp.log(jnp.maximum(negatives, 1).astype(views.anchors.dtype))
+    is_debiased_only = isinstance(beta, int | float) and beta == 0
+    factors = [1] if is_debiased_only else [1 + beta, beta]
+    temperatures = [temperature / factor for factor in factors]
+    log_sums = views.negatives("logsumexp", temperatures, execution, uniform=False)
+    log_sums = tuple(jnp.where(has_negatives, log_sum, 0) for log_sum in log_sums)
+    weighted = log_sums[0] if is_debiased_only else log_sums[0] - log_sums[1] + count
     positive = jnp.tile(views.similarity / temperature, 2)
     false = jnp.log(jnp.asarray(tau_plus)) + count + positive
     # log(exp(weighted) - exp(false)); where nothing is left the bound holds.

@@ -8,9 +8,10 @@ from jaxcl.similarity import (
     Backend,
     Execution,
     Pairs,
+    matched_similarity,
+    mutual_similarity_rows,
     prepare,
     row_numbers,
-    row_similarity,
     similarity_rows,
 )
 from jaxcl.similarity.checks import (
@@ -29,8 +30,8 @@ def _prepare(
     where: jax.Array | None,
     ids: jax.Array | None,
     axis_name: AxisName | None,
-) -> tuple[jax.Array, jax.Array, Pairs]:
-    """Checked and prepared rows, and which of them are negatives of which."""
+) -> tuple[jax.Array, jax.Array, jax.Array, Pairs]:
+    """Checked and prepared rows, each pair's similarity, and which are negatives of which."""
     sizes: dict[str, int] = {}
     image = check_embeddings("image", image, "N D", sizes)
     text = check_embeddings("text", text, "N D", sizes)
@@ -39,8 +40,12 @@ def _prepare(
         ids = row_numbers(sizes["N"], axis_name)
     else:
         ids = check_integers("ids", ids, "N", sizes)
-    pairs = Pairs(ids, ids, where, where)
-    return prepare(image, similarity, where), prepare(text, similarity, where), pairs
+    return (
+        prepare(image, similarity, where),
+        prepare(text, similarity, where),
+        matched_similarity(image, text, similarity, where),
+        Pairs(ids, ids, where, where),
+    )
 
 
 def clip(
@@ -88,22 +93,18 @@ def clip(
     """
     execution = Execution(axis_name, block_size, backend)
     check_scalar("logit_scale", logit_scale)
-    image, text, pairs = _prepare(image, text, similarity, where, ids, axis_name)
+    image, text, positive, pairs = _prepare(image, text, similarity, where, ids, axis_name)
     temperature = jnp.exp(-jnp.asarray(logit_scale))
-    positive = row_similarity(image, text) / temperature
-
-    def against(anchors: jax.Array, others: jax.Array) -> jax.Array:
-        return similarity_rows(
-            "log1p_sumexp",
-            anchors,
-            others,
-            temperature=temperature,
-            shift=positive,
-            pairs=pairs,
-            execution=execution,
-        )
-
-    return jnp.concatenate([against(image, text), against(text, image)])
+    [losses] = mutual_similarity_rows(
+        "log1p_sumexp",
+        jnp.concatenate([image, text]),
+        halves=True,
+        temperatures=[temperature],
+        shift=jnp.tile(positive / temperature, 2),
+        pairs=Pairs(*(None if part is None else jnp.tile(part, 2) for part in pairs)),
+        execution=execution,
+    )
+    return losses
 
 
 def siglip(
@@ -122,7 +123,8 @@ def siglip(
     """SigLIP's loss: each pair of an image and a text is a yes or a no of its own.
 
     Of image i: log(1 + exp(-l_ii)) + sum over j != i of log(1 + exp(l_ij)), with l = cosine *
-    exp(logit_scale) + logit_bias (Zhai et al., 2023, section 3.2).
+    exp(logit_scale) + logit_bias (Zhai et al., 2023, algorithm 1; the sign of the bias in the
+    equation of section 3.2 is another).
 
     Args:
       image: [N, D] embeddings; gradients flow into both.
@@ -152,7 +154,7 @@ def siglip(
     execution = Execution(axis_name, block_size, backend)
     check_scalar("logit_scale", logit_scale)
     check_scalar("logit_bias", logit_bias)
-    image, text, pairs = _prepare(image, text, similarity, where, ids, axis_name)
+    image, text, positive, pairs = _prepare(image, text, similarity, where, ids, axis_name)
     temperature = jnp.exp(-jnp.asarray(logit_scale))
     bias = jnp.broadcast_to(jnp.asarray(logit_bias, image.dtype), len(image))
     negatives = similarity_rows(
@@ -164,6 +166,6 @@ def siglip(
         pairs=pairs,
         execution=execution,
     )
-    positives = jax.nn.softplus(-(row_similarity(image, text) / temperature + bias))
+    positives = jax.nn.softplus(-(positive / temperature + bias))
     losses = positives + negatives
     return losses if where is None else jnp.where(where, losses, 0)

@@ -33,10 +33,10 @@ def multi_similarity(
 
     log(1 + sum_p exp(-alpha (s_ip - base))) / alpha + log(1 + sum_n exp(beta (s_in - base))) / beta
     (eq. 15), p the other rows of the anchor's class, n those of other classes. The paper's loss is
-    over mined pairs, and has alpha 2, beta 50, base 1; its authors' code has base 0.5:
+    over mined pairs, and has alpha 2, beta 50, base 1; its authors' code has beta 40, base 0.5:
 
       pairs = multi_similarity_pairs(embeddings, labels)
-      multi_similarity(embeddings, labels, alpha=2.0, beta=50.0, base=0.5, pairs=pairs)
+      multi_similarity(embeddings, labels, alpha=2.0, beta=40.0, base=0.5, pairs=pairs)
 
     Args:
       embeddings: [N, D]; gradients flow.
@@ -91,9 +91,9 @@ def circle(
 
     log(1 + sum_n exp(gamma a_n (s_n - margin)) sum_p exp(-gamma a_p (s_p - 1 + margin))) (eq. 6),
     p the other rows of the anchor's class, n those of other classes, with a_n = max(0, s_n +
-    margin) and a_p = max(0, 1 + margin - s_p) (eq. 5 and 7). The weights a are constants to the
-    gradient, as in the paper's eq. 10. The paper has margin 0.4 and gamma 80 for retrieval, 0.25
-    and 256 for faces.
+    margin) and a_p = max(0, 1 + margin - s_p) (eq. 5, its optima as set for eq. 8). The weights
+    a are constants to the gradient, as in the gradients that the paper gives. It has margin 0.4 and
+    gamma 80 for retrieval, 0.25 and 256 for faces.
 
     Args:
       embeddings: [N, D]; gradients flow.

@@ -109,7 +109,7 @@ def hard_pairs(
     axis_name: AxisName | None = None,
     where: jax.Array | None = None,
 ) -> PairMasks:
-    """Batch hard: the farthest positive and the nearest negative (Hermans et al., 2017, eq. 5).
+    """Batch hard: the farthest positive and the nearest negative (Hermans et al., 2017, sec. 2).
 
     Args:
       embeddings: [N, D]; the Euclidean distances take them as they are.
@@ -205,7 +205,7 @@ def distance_weighted_pairs(
     axis_name: AxisName | None = None,
     where: jax.Array | None = None,
 ) -> PairMasks:
-    """Distance-weighted: negatives drawn evenly over distances (Wu et al., 2017, section 3).
+    """Distance-weighted: negatives drawn evenly over distances (Wu et al., 2017, section 4).
 
     A negative at distance d of the unit sphere in D dimensions is drawn by the inverse of how
     common that distance is among random points, d^(D-2) (1 - d^2/4)^((D-3)/2), taken at no less

@@ -12,7 +12,7 @@ from jaxcl.similarity.checks import Scalar, check_scalar
 
 
 def init_learnable_temperature(temperature: float = 0.07) -> jax.Array:
-    """The parameter of a learned temperature: -log(temperature) (CLIP: Radford et al., 2021, 2.4).
+    """The parameter of a learned temperature: -log(temperature) (CLIP: Radford et al., 2021, 2.3).
 
     Args:
       temperature: to begin with, > 0.

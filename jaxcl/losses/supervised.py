@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from jaxcl.losses.class_sums import class_numbers, similarity_to_class
 from jaxcl.similarity import (
     AxisName,
     Backend,
@@ -10,9 +11,9 @@ from jaxcl.similarity import (
     Pairs,
     gather_rows,
     logaddexp,
+    mutual_similarity_rows,
     prepare,
     row_numbers,
-    row_similarity,
     similarity_rows,
 )
 from jaxcl.similarity.checks import (
@@ -93,14 +94,17 @@ def sup_con(
         classes.append(memory_labels.astype(labels.dtype))
         counted.append(jnp.ones(sizes["M"], bool))
     numbers = row_numbers(sizes["N"], axis_name)
-    totals, members = _class_totals(*map(jnp.concatenate, (keys, classes, counted)))
-    positives = members[numbers] - 1  # but for the anchor itself
+    class_of, is_counted = class_numbers(jnp.concatenate(classes)), jnp.concatenate(counted)
+    members = jax.ops.segment_sum(is_counted.astype(jnp.int32), class_of, len(class_of))
+    positives = members[class_of[numbers]] - 1  # but for the anchor itself
     is_anchor = counts & (positives > 0)
-    mean = (totals[numbers] - anchors) / jnp.maximum(positives, 1)[:, None]
+    rows = jnp.where(is_counted[:, None], jnp.concatenate(keys), 0)
+    positive = similarity_to_class(sizes["N"], rows, class_of, numbers[0])
+    positive = positive / jnp.maximum(positives, 1)
 
     pairs = Pairs(numbers, numbers, is_anchor, where)
-    normalizer = similarity_rows(
-        "logsumexp", anchors, anchors, temperature=temperature, pairs=pairs, execution=execution
+    [normalizer] = mutual_similarity_rows(
+        "logsumexp", anchors, temperatures=[temperature], pairs=pairs, execution=execution
     )
     if memory is not None:
         more = similarity_rows(
@@ -113,21 +117,5 @@ def sup_con(
             uniform=False,
         )
         normalizer = logaddexp(normalizer, more)
-    losses = normalizer - row_similarity(anchors, mean) / temperature
+    losses = normalizer - positive / temperature
     return jnp.where(is_anchor, losses, 0)
-
-
-def _class_totals(
-    rows: jax.Array, labels: jax.Array, counts: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """For each row the sum [G, D] and number [G] of the rows of its class that count.
-
-    Sorted, a class is a segment: no [G, G] matrix of who shares a class is held.
-    """
-    order = jnp.argsort(labels)
-    in_order = labels[order]
-    starts = jnp.concatenate([jnp.zeros(1, bool), in_order[1:] != in_order[:-1]])
-    segment = jnp.zeros(len(labels), jnp.int32).at[order].set(jnp.cumsum(starts, dtype=jnp.int32))
-    sums = jax.ops.segment_sum(jnp.where(counts[:, None], rows, 0), segment, len(labels))
-    members = jax.ops.segment_sum(counts.astype(jnp.int32), segment, len(labels))
-    return sums[segment], members[segment]

@@ -47,7 +47,7 @@ def triplet(
     distance: str = "euclidean",
     where: jax.Array | None = None,
 ) -> jax.Array:
-    """Triplet loss: negatives `margin` farther than the positive (Schroff et al., 2015, eq. 1).
+    """Triplet loss: negatives `margin` farther than the positive (Schroff et al., 2015, eq. 3).
 
     max(0, d(anchor, positive) - d(anchor, negative) + margin). FaceNet's distance is
     "squared_euclidean" between normalized embeddings; Euclidean distances take embeddings as they

@@ -1,18 +1,21 @@
 """What losses over two views share: each view an anchor, its partner the positive."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxcl.similarity import (
+    AxisName,
     Execution,
     Pairs,
     Reduction,
+    gather_rows,
+    matched_similarity,
+    mutual_similarity_rows,
     prepare,
     row_numbers,
-    row_similarity,
-    similarity_rows,
 )
 from jaxcl.similarity.checks import (
     Scalar,
@@ -29,35 +32,48 @@ class TwoViews(NamedTuple):
     Attributes:
       anchors: [2N, D] prepared rows, z0's first.
       similarity: [N] between the two views of each row, not divided by the temperature.
+      ids: [N] integers; negatives are rows of other ids.
       pairs: an anchor's negatives: both views of every row that counts and whose id is another.
       where: [N] bool, rows that count.
     """
 
     anchors: jax.Array
     similarity: jax.Array
+    ids: jax.Array
     pairs: Pairs
     where: jax.Array
 
     def negatives(
         self,
         reduction: Reduction,
-        temperature: Scalar,
+        temperatures: Sequence[Scalar],
         execution: Execution,
         *,
         shift: jax.Array | None = None,
         uniform: bool = True,
-    ) -> jax.Array:
-        """Each anchor's similarities to its negatives, on every device, reduced to [2N]."""
-        return similarity_rows(
+    ) -> tuple[jax.Array, ...]:
+        """Each anchor's similarities to its negatives, on every device, reduced to [2N] for each
+        temperature."""
+        return mutual_similarity_rows(
             reduction,
             self.anchors,
-            self.anchors,
-            temperature=temperature,
+            temperatures=temperatures,
             shift=shift,
             pairs=self.pairs,
             execution=execution,
             uniform=uniform,
         )
+
+    def negative_count(self, axis_name: AxisName | None) -> jax.Array:
+        """How many negatives each anchor has, on all devices: [2N] int32."""
+        own = self.ids
+        ids, counts = gather_rows(own, axis_name), gather_rows(self.where, axis_name)
+        order = jnp.argsort(ids)
+        # Among sorted ids, how many before each place count.
+        before = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(counts[order])])
+        start, end = (jnp.searchsorted(ids[order], own, side=side) for side in ("left", "right"))
+        others = before[-1] - (before[end] - before[start])
+        return jnp.tile(2 * jnp.where(self.where, others, 0), 2)
 
 
 def two_views(
@@ -104,7 +120,8 @@ def two_views(
     counts = None if where is None else jnp.tile(where, 2)
     return TwoViews(
         anchors=anchors,
-        similarity=row_similarity(anchors[:rows], anchors[rows:]),
+        similarity=matched_similarity(z0, z1, similarity, where),
+        ids=ids,
         pairs=Pairs(both, both, counts, counts),
         where=jnp.ones(rows, bool) if where is None else where,
     )

@@ -20,11 +20,12 @@ def at_least_float32(array: jax.Array) -> jax.Array:
     return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 
+@jax.custom_jvp
 def l2_normalize(array: jax.Array) -> jax.Array:
     """Divides each row (the last axis) by its Euclidean length; a zero row stays zero.
 
     Rows are scaled by their largest entry before they are squared, so that no row over- or
-    underflows. The scale carries no gradient, and needs none: the result does not depend on it.
+    underflows.
 
     Args:
       array: [..., D], floating point.
@@ -39,11 +40,28 @@ def l2_normalize(array: jax.Array) -> jax.Array:
       [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
     """
     array = at_least_float32(array)
-    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(array), axis=-1, keepdims=True))
-    is_zero = largest == 0
-    array = array / jnp.where(is_zero, 1, largest)
-    squares = jnp.sum(jnp.square(array), axis=-1, keepdims=True)
-    return jnp.where(is_zero, 0, array / jnp.sqrt(jnp.where(is_zero, 1, squares)))
+    lengths = _lengths(array)
+    return array / jnp.where(lengths == 0, 1, lengths)
+
+
+@l2_normalize.defjvp
+def _l2_normalize_jvp(
+    primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """Written out, the gradient takes one pass over the rows and keeps nothing but them."""
+    unit = l2_normalize(primals[0])
+    change = tangents[0].astype(unit.dtype)
+    along = jnp.sum(unit * change, axis=-1, keepdims=True)
+    lengths = _lengths(at_least_float32(primals[0]))
+    is_zero = lengths == 0
+    return unit, jnp.where(is_zero, 0, (change - unit * along) / jnp.where(is_zero, 1, lengths))
+
+
+def _lengths(array: jax.Array) -> jax.Array:
+    """Euclidean lengths [..., 1] of rows."""
+    largest = jnp.max(jnp.abs(array), axis=-1, keepdims=True)
+    largest = jnp.where(largest == 0, 1, largest)
+    return largest * jnp.sqrt(jnp.sum(jnp.square(array / largest), axis=-1, keepdims=True))
 
 
 _PREPARE: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -76,6 +94,28 @@ def prepare(array: jax.Array, similarity: str, where: jax.Array | None = None) -
 
     # The backward pass prepares anew: between the passes nothing but the inputs is kept.
     return jax.checkpoint(prepared)(array)
+
+
+def matched_similarity(
+    queries: jax.Array, keys: jax.Array, similarity: str, where: jax.Array | None = None
+) -> jax.Array:
+    """The similarity of each raw query to its own raw key, as of a positive pair.
+
+    Args:
+      queries: [N, D] raw embeddings.
+      keys: [N, D]; row i goes with query i.
+      similarity: as in `prepare`.
+      where: as in `prepare`.
+
+    Returns:
+      [N], float32; 0 where `where` is False.
+    """
+
+    def matched(queries: jax.Array, keys: jax.Array) -> jax.Array:
+        return row_similarity(prepare(queries, similarity, where), prepare(keys, similarity, where))
+
+    # Computed anew in the backward pass, so that no prepared copy is kept for it.
+    return jax.checkpoint(matched)(queries, keys)
 
 
 def row_similarity(queries: jax.Array, keys: jax.Array) -> jax.Array:

@@ -34,6 +34,11 @@ class Pairs(NamedTuple):
     query_where: jax.Array | None = None
     key_where: jax.Array | None = None
 
+    def between(self, queries: slice, keys: slice) -> "Pairs":
+        """The description of some of the queries and some of the keys; key ids are [M]."""
+        cuts = (queries, keys, queries, keys)
+        return Pairs(*(None if x is None else x[cut] for x, cut in zip(self, cuts, strict=True)))
+
     def exclude(self, logits: jax.Array) -> jax.Array:
         """Puts -inf in place of the entries [N, M] that do not count."""
         counts: jax.Array | None = None
@@ -48,16 +53,20 @@ class Pairs(NamedTuple):
         return logits if counts is None else jnp.where(counts, logits, -jnp.inf)
 
 
-def similarity_logits(
-    queries: jax.Array, keys: jax.Array, shift: jax.Array | None, pairs: Pairs
-) -> jax.Array:
-    """The entries [N, M] for queries [N, D] and keys [M, D] (or [N, M, D]), -inf where none counts.
+def product(equation: str, left: jax.Array, right: jax.Array) -> jax.Array:
+    """An einsum in full float32.
 
     At default precision accelerators multiply float32 as bfloat16 or TF32; divided by a temperature
     of 0.07 or less, that error is seen. These products are a small part of any step.
     """
-    equation = "nd,md->nm" if keys.ndim == 2 else "nd,nmd->nm"
-    logits = jnp.einsum(equation, queries, keys, precision=jax.lax.Precision.HIGHEST)
+    return jnp.einsum(equation, left, right, precision=jax.lax.Precision.HIGHEST)
+
+
+def similarity_logits(
+    queries: jax.Array, keys: jax.Array, shift: jax.Array | None, pairs: Pairs
+) -> jax.Array:
+    """The entries [N, M] for queries [N, D], keys [M, D] or [N, M, D]; -inf where none counts."""
+    logits = product("nd,md->nm" if keys.ndim == 2 else "nd,nmd->nm", queries, keys)
     return pairs.exclude(logits if shift is None else logits - shift[:, None])
 
 
@@ -95,14 +104,14 @@ def weights(reduction: Reduction, logits: jax.Array, normalizer: jax.Array) -> j
     Args:
       reduction: how rows are reduced.
       logits: [N, M], -inf where an entry does not count.
-      normalizer: [N], the second result of `reduce_rows`.
+      normalizer: [N, 1], the second result of `reduce_rows` for each row.
 
     Returns:
       [N, M], 0 where an entry does not count.
     """
     if reduction == "sum_softplus":
         return jax.nn.sigmoid(logits)
-    return jnp.exp(logits - normalizer[:, None])
+    return jnp.exp(logits - normalizer)
 
 
 def logaddexp(a: jax.Array, b: jax.Array) -> jax.Array:

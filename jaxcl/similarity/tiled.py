@@ -1,18 +1,22 @@
 """Reductions over the rows of a similarity matrix that is never held: a block of rows at a time."""
 
-import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxcl.similarity.rows import Pairs, Reduction, reduce_rows, similarity_logits, weights
+from jaxcl.similarity.blocks import Block, over_blocks
+from jaxcl.similarity.rows import (
+    Pairs,
+    Reduction,
+    product,
+    reduce_rows,
+    similarity_logits,
+    weights,
+)
 
-Carry = TypeVar("Carry")
-
-_BLOCK_BYTES = {"cpu": 4 << 20}  # near the caches of a core or two
+_BLOCK_BYTES = {"cpu": 8 << 20}  # near the caches of a core or two
 _ACCELERATOR_BLOCK_BYTES = 64 << 20
 _ROWS = (64, 1024)
 _PARTS = 4
@@ -89,13 +93,13 @@ def _forward(
     def block(cut: Block, carry: Any) -> Any:
         values, normalizers, mean_keys, total, d_keys = carry
         own = cut.of(queries) * scale
-        logits = similarity_logits(own, keys, cut.of(shift), cut.of_pairs(pairs))
+        logits = similarity_logits(own, keys, cut.of(shift), _of_pairs(cut, pairs))
         value, normalizer = reduce_rows(reduction, logits)
-        share = weights(reduction, logits, normalizer)
+        share = weights(reduction, logits, normalizer[:, None])
         return (
             cut.put(values, value),
             cut.put(normalizers, normalizer),
-            cut.put(mean_keys, _product("nm,md->nd", share, keys)),
+            cut.put(mean_keys, product("nm,md->nd", share, keys)),
             cut.put(total, share.sum(1)),
             _add_product(d_keys, share, own * cut.new[:, None]) if for_keys else None,
         )
@@ -105,7 +109,7 @@ def _forward(
         *(empty, empty, jnp.zeros_like(queries), empty),
         jnp.zeros_like(keys) if for_keys else None,
     )
-    values, normalizer, mean_keys, total, d_keys = _over_blocks(rows, len(queries), block, start)
+    values, normalizer, mean_keys, total, d_keys = over_blocks(rows, len(queries), block, start)
     return values, (queries, keys, scale, shift, pairs, normalizer, mean_keys, total, d_keys)
 
 
@@ -120,13 +124,13 @@ def _backward(
 
         def block(cut: Block, d_keys: jax.Array) -> jax.Array:
             own = cut.of(queries) * scale
-            logits = similarity_logits(own, keys, cut.of(shift), cut.of_pairs(pairs))
-            share = weights(reduction, logits, cut.of(normalizer))
+            logits = similarity_logits(own, keys, cut.of(shift), _of_pairs(cut, pairs))
+            share = weights(reduction, logits, cut.of(normalizer)[:, None])
             new = cut.of(cotangent) * cut.new
             d_keys = d_keys * (cut.start > 0)  # forgets, in place, what the forward pass left
             return _add_product(d_keys, share, own * new[:, None])
 
-        d_keys = _over_blocks(rows, len(queries), block, d_keys, skip=is_common)
+        d_keys = over_blocks(rows, len(queries), block, d_keys, skip=is_common)
         d_keys = d_keys * jnp.where(is_common, common, 1)
     d_scale = jnp.sum(cotangent * jnp.sum(queries * mean_keys, axis=1))
     return (scale * cotangent)[:, None] * mean_keys, d_keys, d_scale, -cotangent * total, None
@@ -148,12 +152,12 @@ def row_values(
 
     def block(cut: Block, carry: Any) -> Any:
         logits = similarity_logits(
-            cut.of(queries) * scale, keys, cut.of(shift), cut.of_pairs(pairs)
+            cut.of(queries) * scale, keys, cut.of(shift), _of_pairs(cut, pairs)
         )
         return jax.tree.map(cut.put, carry, reduce_rows(reduction, logits))
 
     empty = jnp.zeros_like(shift)
-    return _over_blocks(rows, len(queries), block, (empty, empty))
+    return over_blocks(rows, len(queries), block, (empty, empty))
 
 
 def row_gradients(
@@ -173,10 +177,10 @@ def row_gradients(
 
     def block(cut: Block, found: Gradients) -> Gradients:
         own = cut.of(queries)
-        logits = similarity_logits(own * scale, keys, cut.of(shift), cut.of_pairs(pairs))
-        share = weights(reduction, logits, cut.of(normalizer))
+        logits = similarity_logits(own * scale, keys, cut.of(shift), _of_pairs(cut, pairs))
+        share = weights(reduction, logits, cut.of(normalizer)[:, None])
         weight = cut.of(cotangent)
-        d_own = weight[:, None] * _product("nm,md->nd", share, keys)
+        d_own = weight[:, None] * product("nm,md->nd", share, keys)
         new = (scale * weight * cut.new)[:, None]
         return Gradients(
             cut.put(found.queries, scale * d_own),
@@ -191,68 +195,25 @@ def row_gradients(
         jnp.zeros_like(scale),
         jnp.zeros_like(keys) if for_keys else None,
     )
-    return _over_blocks(rows, len(queries), block, start)
-
-
-def _product(equation: str, left: jax.Array, right: jax.Array) -> jax.Array:
-    return jnp.einsum(equation, left, right, precision=jax.lax.Precision.HIGHEST)
+    return over_blocks(rows, len(queries), block, start)
 
 
 def _add_product(total: jax.Array, share: jax.Array, rows: jax.Array) -> jax.Array:
     """total [M, D] + share.T @ rows, for [n, M] and [n, D], a part of M after another: XLA first
     multiplies into memory of its own what it then adds in place."""
-    step = max(-(-len(total) // _PARTS), 1024)
-    for start in range(0, len(total), step):
-        part = slice(start, start + step)
-        total = total.at[part].add(_product("nm,nd->md", share[:, part], rows))
-        total, share = jax.lax.optimization_barrier((total, share))  # not all parts at once
-    return total
+    part = min(len(total), max(-(-len(total) // _PARTS), 1024))
+
+    def add(cut: Block, total: jax.Array) -> jax.Array:
+        columns = jax.lax.dynamic_slice_in_dim(share, cut.start, part, axis=1)
+        return cut.add(total, cut.new[:, None] * product("nm,nd->md", columns, rows))
+
+    return over_blocks(part, len(total), add, total)
 
 
-@dataclasses.dataclass(frozen=True)
-class Block:
-    """Consecutive rows of an array of rows."""
-
-    start: jax.Array
-    new: jax.Array
-    """[rows] bool, rows that no block before has had: the last one may overlap."""
-
-    def of(self, array: jax.Array) -> jax.Array:
-        """The block's rows of an array [N, ...]."""
-        return jax.lax.dynamic_slice_in_dim(array, self.start, len(self.new))
-
-    def of_pairs(self, pairs: Pairs) -> Pairs:
-        """The block's rows of what describes the queries."""
-        cut = {
-            name: None if array is None else self.of(array)
-            for name, array in (
-                ("query_ids", pairs.query_ids),
-                ("query_where", pairs.query_where),
-            )
-        }
-        return pairs._replace(**cut)
-
-    def put(self, array: jax.Array, rows: jax.Array) -> jax.Array:
-        """The array with other rows in the block's place."""
-        return jax.lax.dynamic_update_slice_in_dim(array, rows, self.start, axis=0)
-
-
-def _over_blocks(
-    rows: int,
-    count: int,
-    block: Callable[[Block, Carry], Carry],
-    carry: Carry,
-    skip: jax.Array | bool = False,
-) -> Carry:
-    """`block` over `count` rows in blocks; none at all where `skip` is true."""
-    rows = min(rows, count)
-    blocks = -(-count // rows)
-
-    def step(number: jax.Array, carry: Carry) -> Carry:
-        start = jnp.minimum(number * rows, count - rows)
-        new = start + jnp.arange(rows) >= number * rows
-        return block(Block(start, new), carry)
-
-    return jax.lax.fori_loop(
-        0, blocks if skip is False else jnp.where(skip, 0, blocks), step, carry
+def _of_pairs(cut: Block, pairs: Pairs) -> Pairs:
+    """The block's rows of what describes the queries."""
+    ids, where = pairs.query_ids, pairs.query_where
+    return pairs._replace(
+        query_ids=None if ids is None else cut.of(ids),
+        query_where=None if where is None else cut.of(where),
     )
