@@ -2,17 +2,20 @@
 
     python benchmarks/losses.py
     python benchmarks/losses.py --task views --sizes 1024 2048 4096 --plot losses.png
+    python benchmarks/losses.py --sizes 65536 --negatives 1 --repeats 1
 
-Task "queue": N queries and positives against 2 N shared negatives, float32. Task "views": NT-Xent
-over N pairs. Peers run where they are installed: torch's dense cross entropy and lightly's
-NTXentLoss (pip install torch lightly), and optax's ntxent. Each figure comes from a process of its
-own, in turns, so that what else the machine does falls on all. What would need more than --limit of
-memory is left out.
+Task "queue": N queries and positives against 2 N shared negatives (--negatives), float32. Task
+"views": NT-Xent over N pairs. Task "both": CLIP's loss over N pairs. Peers run where they are
+installed: torch's dense cross entropy and lightly's NTXentLoss (pip install torch lightly), and
+optax's ntxent; Inf-CL has kernels for GPUs only. Each figure comes from a process of its own, in
+turns, so that what else the machine does falls on all. What would need more than --limit of memory
+is left out.
 """
 
 import argparse
 import importlib.util
 import json
+import math
 import os
 import resource
 import statistics
@@ -22,7 +25,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-TASKS = ("queue", "views")
+TASKS = ("queue", "views", "both")
 TEMPERATURE = 0.1
 GB = 1e9
 
@@ -33,7 +36,10 @@ def jaxcl_loss(task: str, backend: str) -> Callable:
     options = {"temperature": TEMPERATURE, "backend": backend}
     if task == "queue":
         return lambda q, p, k: losses.info_nce(q, p, k, **options).mean()
-    return lambda z0, z1: losses.nt_xent(z0, z1, **options).mean()
+    if task == "views":
+        return lambda z0, z1: losses.nt_xent(z0, z1, **options).mean()
+    log_scale = -math.log(options.pop("temperature"))
+    return lambda image, text: losses.clip(image, text, logit_scale=log_scale, **options).mean()
 
 
 def optax_loss(task: str) -> Callable:
@@ -62,7 +68,14 @@ def torch_dense(task: str) -> Callable:
         logits.fill_diagonal_(-torch.inf)
         return functional.cross_entropy(logits, torch.arange(len(anchors)).roll(len(z0)))
 
-    return of_queue if task == "queue" else of_views
+    def of_both(image, text):
+        image, text = (functional.normalize(x, dim=1) for x in (image, text))
+        logits, labels = image @ text.T / TEMPERATURE, torch.arange(len(image))
+        return (
+            functional.cross_entropy(logits, labels) + functional.cross_entropy(logits.T, labels)
+        ) / 2
+
+    return {"queue": of_queue, "views": of_views, "both": of_both}[task]
 
 
 def lightly_loss(task: str) -> Callable:
@@ -71,9 +84,10 @@ def lightly_loss(task: str) -> Callable:
     return NTXentLoss(temperature=TEMPERATURE)
 
 
-def needed(name: str, task: str, size: int, dim: int) -> float:
+def needed(name: str, task: str, size: int, dim: int, negatives: int) -> float:
     """Bytes that an implementation needs at most, roughly, so that none fills the machine."""
-    rows, columns = (size, 2 * size) if task == "queue" else (2 * size, 2 * size)
+    rows = 2 * size if task == "views" else size
+    columns = {"queue": negatives * size, "views": 2 * size, "both": size}[task]
     if name == "jaxcl tiled":
         return 4.0 * dim * 5 * (rows + columns)
     if name == "optax":
@@ -96,6 +110,9 @@ def main() -> None:
     )
     parser.add_argument("--task", choices=TASKS, default="queue")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1024, 2048, 4096, 8192, 16384])
+    parser.add_argument(
+        "--negatives", type=int, default=2, help="task queue: shared negatives for each query"
+    )
     parser.add_argument("--dim", type=int, default=128, help="width of the embeddings")
     parser.add_argument("--repeats", type=int, default=3, help="processes for each figure")
     parser.add_argument("--limit", type=float, default=8.0, help="memory for one figure, GB")
@@ -105,7 +122,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.cell:
         name, size = options.cell
-        print(json.dumps(measure(name, options.task, int(size), options.dim)))
+        print(json.dumps(measure(name, options.task, int(size), options.dim, options.negatives)))
         return
     results = run_all(options)
     print_table(results, options)
@@ -115,11 +132,11 @@ def main() -> None:
         plot(results, options)
 
 
-def measure(name: str, task: str, size: int, dim: int) -> dict:
+def measure(name: str, task: str, size: int, dim: int, negatives: int) -> dict:
     """One implementation at one size, in this process: seconds, and memory above the inputs."""
     import numpy as np
 
-    rows = [size, size, 2 * size] if task == "queue" else [size, size]
+    rows = [size, size, negatives * size] if task == "queue" else [size, size]
     random = np.random.default_rng(0)
     arrays = [random.normal(size=(count, dim)).astype(np.float32) for count in rows]
     temporaries = None
@@ -177,7 +194,8 @@ def run_all(options: argparse.Namespace) -> list[dict]:
         fitting = [
             name
             for name in names
-            if needed(name, options.task, size, options.dim) <= options.limit * GB
+            if needed(name, options.task, size, options.dim, options.negatives)
+            <= options.limit * GB
         ]
         found: dict[str, list[dict]] = {name: [] for name in fitting}
         for _ in range(options.repeats):
@@ -201,6 +219,7 @@ def run_all(options: argparse.Namespace) -> list[dict]:
 
 def run_cell(name: str, size: int, options: argparse.Namespace) -> dict:
     command = [sys.executable, __file__, "--task", options.task, "--dim", str(options.dim)]
+    command += ["--negatives", str(options.negatives)]
     done = subprocess.run(
         [*command, "--cell", name, str(size)], check=True, capture_output=True, env=os.environ
     )
@@ -210,7 +229,8 @@ def run_cell(name: str, size: int, options: argparse.Namespace) -> dict:
 def print_table(results: list[dict], options: argparse.Namespace) -> None:
     print(f"task {options.task}, D = {options.dim}, value and every gradient, float32")
     print(
-        "seconds: median (lowest to highest); memory: compiled temporaries, growth of the process"
+        "seconds: median (lowest to highest); memory: compiled temporaries, growth of the process, "
+        "the process"
     )
     peers = {r["size"]: r["seconds"] for r in results if r["implementation"] == "torch dense"}
     for row in results:
@@ -220,7 +240,8 @@ def print_table(results: list[dict], options: argparse.Namespace) -> None:
             f"N {row['size']:>6}  {row['implementation']:<12} {row['seconds']:8.3f} s "
             f"({row['seconds_lowest']:.3f} to {row['seconds_highest']:.3f})  "
             + ("        -   " if temporaries is None else f"{temporaries / 1e6:9.1f} MB")
-            + f" {row['resident_growth_bytes'] / 1e6:9.1f} MB  loss {row['loss']:.5f}"
+            + f" {row['resident_growth_bytes'] / 1e6:9.1f} MB"
+            + f" {row['process_bytes'] / 1e6:7.0f} MB  loss {row['loss']:.5f}"
             + (f"  torch / this {ratio:.2f}" if ratio else "")
         )
 
