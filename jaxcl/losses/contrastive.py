@@ -59,6 +59,7 @@ def info_nce(
     where: jax.Array | None = None,
     ids: jax.Array | None = None,
     negative_ids: jax.Array | None = None,
+    ignore_above: Scalar | None = None,
     block_size: int | None = None,
     backend: Backend = "auto",
 ) -> jax.Array:
@@ -80,6 +81,8 @@ def info_nce(
       where: [N] bool, rows that count, or None: all.
       ids: [N] integers; rows with equal ids are never each other's negatives.
       negative_ids: the negatives' ids, [M], or [N, M] where they differ by query.
+      ignore_above: negatives more similar than this, as similarity lies, are taken for false ones
+        and left out (as by a threshold: Huynh et al., 2022); scalar, or None: all count.
       block_size: rows of similarities held at a time; None: by size.
       backend: "dense", "tiled", "ring", or "auto": by size (`jaxcl.similarity.Execution`).
 
@@ -103,6 +106,8 @@ def info_nce(
     queries = check_embeddings("queries", queries, "N D", sizes)
     positives = check_embeddings("positives", positives, "N D", sizes)
     check_scalar("temperature", temperature, above=0)
+    if ignore_above is not None:
+        check_scalar("ignore_above", ignore_above)
     where = check_where(where, sizes)
     if ids is not None:
         ids = check_integers("ids", ids, "N", sizes)
@@ -127,6 +132,7 @@ def info_nce(
         temperature=temperature,
         shift=positive,
         pairs=pairs,
+        ignore_above=ignore_above,
         execution=execution,
     )
 
@@ -142,6 +148,7 @@ def nt_xent(
     where: jax.Array | None = None,
     ids: jax.Array | None = None,
     negative_ids: jax.Array | None = None,
+    ignore_above: Scalar | None = None,
     block_size: int | None = None,
     backend: Backend = "auto",
 ) -> jax.Array:
@@ -161,6 +168,8 @@ def nt_xent(
       where: [N] bool, rows that count, or None: all.
       ids: [N] integers; rows with equal ids are never each other's negatives.
       negative_ids: [M] integers, the ids of `negatives`; goes with `ids`.
+      ignore_above: negatives more similar than this, as similarity lies, are taken for false ones
+        and left out (as by a threshold: Huynh et al., 2022); scalar, or None: all count.
       block_size: rows of similarities held at a time; None: by size.
       backend: "dense", "tiled", "ring", or "auto": by size (`jaxcl.similarity.Execution`).
 
@@ -180,6 +189,8 @@ def nt_xent(
       [0.5514447 0.5514447 0.5514447 0.5514447]
     """
     execution = Execution(axis_name, block_size, backend)
+    if ignore_above is not None:
+        check_scalar("ignore_above", ignore_above)
     views = two_views(
         z0,
         z1,
@@ -193,7 +204,9 @@ def nt_xent(
     if negatives is None:
         if negative_ids is not None:
             raise ValueError("negative_ids came without negatives: the batch's ids are `ids`")
-        [losses] = views.negatives("log1p_sumexp", [temperature], execution, shift=positive)
+        [losses] = views.negatives(
+            "log1p_sumexp", [temperature], execution, shift=positive, ignore_above=ignore_above
+        )
         return losses
     sizes = {"D": views.anchors.shape[1]}
     negatives = check_embeddings("negatives", negatives, "M D", sizes)
@@ -208,8 +221,11 @@ def nt_xent(
             key_ids=negative_ids,
             key_where=None,
         ),
+        ignore_above=ignore_above,
         execution=execution.on_this_device(),
         uniform=False,
     )
-    [of_batch] = views.negatives("logsumexp", [temperature], execution, uniform=False)
+    [of_batch] = views.negatives(
+        "logsumexp", [temperature], execution, ignore_above=ignore_above, uniform=False
+    )
     return jax.nn.softplus(logaddexp(of_batch, of_memory) - positive)

@@ -57,6 +57,7 @@ def clip(
     axis_name: AxisName | None = None,
     where: jax.Array | None = None,
     ids: jax.Array | None = None,
+    ignore_above: Scalar | None = None,
     block_size: int | None = None,
     backend: Backend = "auto",
 ) -> jax.Array:
@@ -74,6 +75,8 @@ def clip(
       axis_name: mapped axis whose other devices' rows are negatives too.
       where: [N] bool, rows that count, or None: all.
       ids: [N] integers; rows with equal ids, of one caption say, are never each other's negatives.
+      ignore_above: negatives more similar than this, as similarity lies, are taken for false ones
+        and left out (as by a threshold: Huynh et al., 2022); scalar, or None: all count.
       block_size: rows of similarities held at a time; None: by size.
       backend: "dense", "tiled", "ring", or "auto": by size (`jaxcl.similarity.Execution`).
 
@@ -93,6 +96,8 @@ def clip(
     """
     execution = Execution(axis_name, block_size, backend)
     check_scalar("logit_scale", logit_scale)
+    if ignore_above is not None:
+        check_scalar("ignore_above", ignore_above)
     image, text, positive, pairs = _prepare(image, text, similarity, where, ids, axis_name)
     temperature = jnp.exp(-jnp.asarray(logit_scale))
     [losses] = mutual_similarity_rows(
@@ -102,6 +107,7 @@ def clip(
         temperatures=[temperature],
         shift=jnp.tile(positive / temperature, 2),
         pairs=Pairs(*(None if part is None else jnp.tile(part, 2) for part in pairs)),
+        ignore_above=ignore_above,
         execution=execution,
     )
     return losses

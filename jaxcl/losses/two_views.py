@@ -50,6 +50,7 @@ class TwoViews(NamedTuple):
         execution: Execution,
         *,
         shift: jax.Array | None = None,
+        ignore_above: Scalar | None = None,
         uniform: bool = True,
     ) -> tuple[jax.Array, ...]:
         """Each anchor's similarities to its negatives, on every device, reduced to [2N] for each
@@ -60,6 +61,7 @@ class TwoViews(NamedTuple):
             temperatures=temperatures,
             shift=shift,
             pairs=self.pairs,
+            ignore_above=ignore_above,
             execution=execution,
             uniform=uniform,
         )

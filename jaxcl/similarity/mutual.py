@@ -37,6 +37,7 @@ def mutual_rows(
     shift: jax.Array,
     ids: jax.Array | None,
     where: jax.Array | None,
+    ignore_above: jax.Array | None,
 ) -> tuple[jax.Array, ...]:
     """Reduces, for each row, `scale * rows @ row - shift` over the rows that it is compared with.
 
@@ -50,11 +51,12 @@ def mutual_rows(
       shift: [R], subtracted from each row's.
       ids: [R] integers; rows of one id are not compared. None: all are, a row with itself too.
       where: [R] bool, rows that count at the other end. None: all.
+      ignore_above: scalar; rows whose product is above it are not compared. None: all are.
 
     Returns:
       For each scale the values [R].
     """
-    found = _values(reduction, halves, tile, rows, scales, shift, ids, where)
+    found = _values(reduction, halves, tile, rows, scales, shift, ids, where, ignore_above)
     return tuple(each.value for each in found)
 
 
@@ -112,10 +114,12 @@ def _values(
     shift: jax.Array,
     ids: jax.Array | None,
     where: jax.Array | None,
+    ignore_above: jax.Array | None,
 ) -> list[_Found]:
     def body(at: _Tile, all_sums: list[_Sums]) -> list[_Sums]:
         products = at.products(rows)
-        logits = [at.exclude(scale * products, ids) for scale in scales]
+        left_out = at.left_out(products, ids, ignore_above)
+        logits = [_without(left_out, scale * products) for scale in scales]
         for own, other, axis, counts in at.ends():
             for number, entries in enumerate(logits):
                 seen = _seen(entries, own, other, shift, where, axis)
@@ -151,18 +155,19 @@ def _backward(
     residuals: tuple,
     cotangents: tuple[jax.Array, ...],
 ) -> tuple:
-    rows, scales, shift, ids, where, found, for_scales = residuals
+    rows, scales, shift, ids, where, ignore_above, found, for_scales = residuals
 
     def body(
         at: _Tile, carry: tuple[jax.Array, list[jax.Array]]
     ) -> tuple[jax.Array, list[jax.Array]]:
         total, d_scales = carry
         products = at.products(rows)
+        left_out = at.left_out(products, ids, ignore_above)
         share = jnp.zeros_like(products)
         for number, (scale, of_scale, cotangent) in enumerate(
             zip(scales, found, cotangents, strict=True)
         ):
-            entries, mine = at.exclude(scale * products, ids), jnp.zeros_like(products)
+            entries, mine = _without(left_out, scale * products), jnp.zeros_like(products)
             for own, other, axis, counts in at.ends():
                 normalizer = jnp.expand_dims(own.of(of_scale.normalizer), axis)
                 seen = weights(
@@ -181,7 +186,7 @@ def _backward(
     d_shift = -sum(
         cotangent * of_scale.weight for cotangent, of_scale in zip(cotangents, found, strict=True)
     )
-    return d_rows, tuple(d_scales), d_shift, None, None
+    return d_rows, tuple(d_scales), d_shift, None, None, None
 
 
 mutual_rows.defvjp(_forward, _backward, symbolic_zeros=True)
@@ -198,14 +203,18 @@ class _Tile(NamedTuple):
     def products(self, rows: jax.Array) -> jax.Array:
         return product("nd,md->nm", self.first.of(rows), self.second.of(rows))
 
-    def exclude(self, logits: jax.Array, ids: jax.Array | None) -> jax.Array:
-        """-inf where two rows are not compared, or were in a tile before."""
+    def left_out(
+        self, products: jax.Array, ids: jax.Array | None, ignore_above: jax.Array | None
+    ) -> jax.Array | None:
+        """Where two rows are not compared, or were in a tile before; None: nowhere."""
+        reasons = []
         if ids is not None:
-            same = self.first.of(ids)[:, None] == self.second.of(ids)
-            logits = jnp.where(same, -jnp.inf, logits)
+            reasons.append(self.first.of(ids)[:, None] == self.second.of(ids))
         if self.first.may_overlap:
-            logits = jnp.where(self.first.new[:, None] & self.second.new, logits, -jnp.inf)
-        return logits
+            reasons.append(~(self.first.new[:, None] & self.second.new))
+        if ignore_above is not None:
+            reasons.append(products > ignore_above)
+        return functools.reduce(jnp.logical_or, reasons) if reasons else None
 
     def ends(self) -> tuple[tuple[Block, Block, int, jax.Array | bool], ...]:
         """Rows, those that they are compared with, the axis of the latter, whether it counts."""
@@ -213,6 +222,10 @@ class _Tile(NamedTuple):
             (self.first, self.second, 1, True),
             (self.second, self.first, 0, self.off_diagonal),
         )
+
+
+def _without(left_out: jax.Array | None, logits: jax.Array) -> jax.Array:
+    return logits if left_out is None else jnp.where(left_out, -jnp.inf, logits)
 
 
 def _seen(

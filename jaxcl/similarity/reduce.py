@@ -74,6 +74,7 @@ def similarity_rows(
     temperature: Scalar = 1.0,
     shift: jax.Array | None = None,
     pairs: Pairs = _ALL_PAIRS,
+    ignore_above: Scalar | None = None,
     execution: Execution = _BY_SIZE,
     uniform: bool = True,
 ) -> jax.Array:
@@ -88,6 +89,8 @@ def similarity_rows(
       temperature: divides similarities; float or scalar array.
       shift: [N], or None: 0.
       pairs: which pairs count. Row numbers are ids too: given them, no query meets its own key.
+      ignore_above: a key more similar than this is taken for a false negative, and does not count;
+        as a similarity, not divided by the temperature. None: all count.
       uniform: whether the loss is, most likely, a plain mean or sum over the rows that count. Then
         the forward pass forms the gradients (6 N M D flops in all; 10 if it is not); else the
         backward pass does (8), and less is kept in between.
@@ -107,6 +110,9 @@ def similarity_rows(
       >>> print(similarity_rows("logsumexp", rows, rows, pairs=pairs))
       [0. 0.]
     """
+    if ignore_above is not None:
+        limit = jnp.asarray(ignore_above, queries.dtype) / temperature
+        pairs = pairs._replace(limit=jax.lax.stop_gradient(limit))
     if keys.ndim == 3:
         if execution.backend not in ("auto", "dense"):
             raise ValueError(
@@ -143,6 +149,7 @@ def mutual_similarity_rows(
     temperatures: Sequence[Scalar] = (1.0,),
     shift: jax.Array | None = None,
     pairs: Pairs = _ALL_PAIRS,
+    ignore_above: Scalar | None = None,
     execution: Execution = _BY_SIZE,
     uniform: bool = True,
 ) -> tuple[jax.Array, ...]:
@@ -159,6 +166,7 @@ def mutual_similarity_rows(
       temperatures: each divides similarities for a reduction of its own.
       shift: [R], or None: 0.
       pairs: which pairs count; the ids of queries and of keys are the same ones [R].
+      ignore_above: as in `similarity_rows`.
       execution: how. With an axis name, rows meet those of all devices.
       uniform: as in `similarity_rows`, for several devices.
 
@@ -185,6 +193,7 @@ def mutual_similarity_rows(
             jnp.zeros(len(rows), rows.dtype) if shift is None else shift,
             pairs.query_ids,
             pairs.key_where,
+            None if ignore_above is None else jnp.asarray(ignore_above, rows.dtype),
         )
         if pairs.query_where is None:
             return found
@@ -199,6 +208,7 @@ def mutual_similarity_rows(
             temperature=temperature,
             shift=None if shift is None else shift[queries],
             pairs=pairs.between(queries, keys),
+            ignore_above=ignore_above,
             execution=execution,
             uniform=uniform,
         )

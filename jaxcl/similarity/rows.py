@@ -27,17 +27,27 @@ class Pairs(NamedTuple):
       key_ids: [M], or [N, M] where they differ by query.
       query_where: [N] bool, queries that count.
       key_where: [M] bool, keys that count.
+      limit: scalar; a key whose entry, before the shift, is above it does not count.
     """
 
     query_ids: jax.Array | None = None
     key_ids: jax.Array | None = None
     query_where: jax.Array | None = None
     key_where: jax.Array | None = None
+    limit: jax.Array | None = None
 
     def between(self, queries: slice, keys: slice) -> "Pairs":
         """The description of some of the queries and some of the keys; key ids are [M]."""
-        cuts = (queries, keys, queries, keys)
-        return Pairs(*(None if x is None else x[cut] for x, cut in zip(self, cuts, strict=True)))
+
+        def cut(array: jax.Array | None, rows: slice) -> jax.Array | None:
+            return None if array is None else array[rows]
+
+        return self._replace(
+            query_ids=cut(self.query_ids, queries),
+            key_ids=cut(self.key_ids, keys),
+            query_where=cut(self.query_where, queries),
+            key_where=cut(self.key_where, keys),
+        )
 
     def exclude(self, logits: jax.Array) -> jax.Array:
         """Puts -inf in place of the entries [N, M] that do not count."""
@@ -47,6 +57,7 @@ class Pairs(NamedTuple):
         for where in (
             None if self.query_where is None else self.query_where[:, None],
             self.key_where,
+            None if self.limit is None else ~(logits > self.limit),
         ):
             if where is not None:
                 counts = where if counts is None else counts & where
@@ -67,7 +78,8 @@ def similarity_logits(
 ) -> jax.Array:
     """The entries [N, M] for queries [N, D], keys [M, D] or [N, M, D]; -inf where none counts."""
     logits = product("nd,md->nm" if keys.ndim == 2 else "nd,nmd->nm", queries, keys)
-    return pairs.exclude(logits if shift is None else logits - shift[:, None])
+    logits = pairs.exclude(logits)
+    return logits if shift is None else logits - shift[:, None]
 
 
 def reduce_rows(reduction: Reduction, logits: jax.Array) -> tuple[jax.Array, jax.Array]:

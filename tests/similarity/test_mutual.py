@@ -17,6 +17,7 @@ ROWS, SHIFT = RANDOM.normal(size=(R, D)), RANDOM.normal(size=R)
 IDS, COUNTS, ANCHORS = RANDOM.integers(0, 6, R), RANDOM.random(R) < 0.7, RANDOM.random(R) < 0.7
 PAIRS = {"all": Pairs(), "some": Pairs(IDS, IDS, ANCHORS, COUNTS), "none": Pairs(IDS * 0, IDS * 0)}
 TEMPERATURES = (0.3, 0.8)
+IGNORE_ABOVE = 1.2  # with the pairs called "some"
 # Of 22 rows the last block of 4 overlaps; in halves of 11 too.
 BLOCKS = [
     4,
@@ -37,7 +38,9 @@ def slow_values(reduction, halves, pairs, temperature):
             is_left_out = pairs.query_where is not None and not (
                 pairs.query_where[i] and pairs.key_where[j]
             )
-            if not (halves and is_own_half) and not is_same and not is_left_out:
+            is_too_similar = pairs is PAIRS["some"] and ROWS[i] @ ROWS[j] > IGNORE_ABOVE
+            is_left_out |= (halves and is_own_half) or is_same or is_too_similar
+            if not is_left_out:
                 entries.append(ROWS[i] @ ROWS[j] / temperature - SHIFT[i])
         exps = np.sum(np.exp(entries))
         values.append(
@@ -58,6 +61,7 @@ def values(reduction, halves, pairs, execution, rows, shift, *temperatures):
         temperatures=temperatures,
         shift=shift,
         pairs=jax.tree.map(jnp.asarray, pairs),
+        ignore_above=IGNORE_ABOVE if pairs is PAIRS["some"] else None,
         execution=execution,
     )
 

@@ -35,6 +35,7 @@ PAIRS = {
         key_ids=RANDOM.integers(0, 5, M),
         query_where=RANDOM.random(N) < 0.8,
         key_where=RANDOM.random(M) < 0.8,
+        limit=np.array(4.0),
     ),
     "none": Pairs(key_where=np.zeros(M, bool)),
 }
@@ -49,7 +50,9 @@ def entries(pairs, row):
             continue
         if pairs.query_ids is not None and pairs.query_ids[row] == pairs.key_ids[column]:
             continue
-        yield QUERIES[row] @ KEYS[column] / 0.3 - SHIFT[row]
+        entry = QUERIES[row] @ KEYS[column] / 0.3
+        if pairs.limit is None or entry <= pairs.limit:
+            yield entry - SHIFT[row]
 
 
 def slow_value(reduction, pairs, row):
