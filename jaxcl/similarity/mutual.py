@@ -3,7 +3,7 @@
 Where the rows are queries and keys at once, entry (i, j) is entry (j, i), and half of the matrix is
 all of it; where images meet texts and texts images, one matrix serves its rows and its columns. So
 a tile is computed, reduced along both axes, and forgotten; the backward pass computes it once more.
-What is kept between the passes is three numbers a row.
+What is kept between the passes is two numbers a row.
 """
 
 import functools
@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.similarity.blocks import Block, block_at
-from jaxcl.similarity.rows import Reduction, product, weights
+from jaxcl.similarity.platform import kernels_take
+from jaxcl.similarity.rows import Pairs, Reduction, product, weights
 
 Carry = TypeVar("Carry")
 
@@ -42,12 +43,13 @@ def mutual_rows(
     """Reduces, for each row, `scale * rows @ row - shift` over the rows that it is compared with.
 
     Args:
-      reduction: how.
+      reduction: "logsumexp" or "log1p_sumexp".
       halves: whether rows of the first half are compared with those of the second only, and the
         other way round; else all with all.
       tile: rows and columns computed at a time, >= 1.
       rows: [R, D] float32.
-      scales: scalars that multiply the products, each for a reduction of its own.
+      scales: scalars that multiply the products, each for a reduction of its own; the first of
+        them not 0.
       shift: [R], subtracted from each row's.
       ids: [R] integers; rows of one id are not compared. None: all are, a row with itself too.
       where: [R] bool, rows that count at the other end. None: all.
@@ -56,84 +58,8 @@ def mutual_rows(
     Returns:
       For each scale the values [R].
     """
-    found = _values(reduction, halves, tile, rows, scales, shift, ids, where, ignore_above)
-    return tuple(each.value for each in found)
-
-
-class _Found(NamedTuple):
-    """What a pass over the tiles finds of each row, [R] each."""
-
-    value: jax.Array
-    normalizer: jax.Array
-    """What `weights` wants of the row."""
-    weight: jax.Array
-    """Sum of the row's weights."""
-
-
-class _Sums(NamedTuple):
-    """What is known of each row after some tiles, [R] each."""
-
-    largest: jax.Array
-    """The largest entry, at least 0 for "log1p_sumexp"; for "sum_softplus" the sum so far."""
-    total: jax.Array
-    """The sum of exp(entry - largest); for "sum_softplus" the sum of the weights."""
-
-
-def _add(reduction: Reduction, sums: _Sums, logits: jax.Array, axis: int) -> _Sums:
-    """The sums after more entries, which are reduced along `axis`."""
-    if reduction == "sum_softplus":
-        return _Sums(
-            sums.largest + jnp.sum(jax.nn.softplus(logits), axis),
-            sums.total + jnp.sum(jax.nn.sigmoid(logits), axis),
-        )
-    largest = jnp.maximum(sums.largest, jnp.max(logits, axis))
-    taken_out = jnp.where(jnp.isneginf(largest), 0, largest)
-    new = jnp.sum(jnp.exp(logits - jnp.expand_dims(taken_out, axis)), axis)
-    return _Sums(largest, sums.total * jnp.exp(sums.largest - taken_out) + new)
-
-
-def _finish(reduction: Reduction, sums: _Sums) -> _Found:
-    """Values, as `reduce_rows` has them."""
-    largest, total = sums
-    if reduction == "sum_softplus":
-        return _Found(largest, jnp.zeros_like(largest), total)
-    if reduction == "log1p_sumexp":
-        value = largest + jnp.log1p(total + jnp.expm1(-largest))
-        return _Found(value, value, -jnp.expm1(-value))
-    empty = jnp.isneginf(largest)
-    value = largest + jnp.log(jnp.where(empty, 1, total))
-    return _Found(value, jnp.where(empty, 0, value), jnp.where(empty, 0.0, 1.0))
-
-
-def _values(
-    reduction: Reduction,
-    halves: bool,
-    tile: int,
-    rows: jax.Array,
-    scales: tuple[jax.Array, ...],
-    shift: jax.Array,
-    ids: jax.Array | None,
-    where: jax.Array | None,
-    ignore_above: jax.Array | None,
-) -> list[_Found]:
-    def body(at: _Tile, all_sums: list[_Sums]) -> list[_Sums]:
-        products = at.products(rows)
-        left_out = at.left_out(products, ids, ignore_above)
-        logits = [_without(left_out, scale * products) for scale in scales]
-        for own, other, axis, counts in at.ends():
-            for number, entries in enumerate(logits):
-                seen = _seen(entries, own, other, shift, where, axis)
-                old = jax.tree.map(own.of, all_sums[number])
-                new = _add(reduction, old, seen, axis)
-                new = jax.tree.map(functools.partial(jnp.where, counts), new, old)
-                all_sums[number] = jax.tree.map(own.put, all_sums[number], new)
-        return all_sums
-
-    zeros = jnp.zeros_like(shift)
-    largest = jnp.full_like(shift, -jnp.inf) if reduction == "logsumexp" else zeros
-    start = [_Sums(largest, zeros) for _ in scales]
-    found = _over_tiles(halves, tile, len(rows), body, start)
-    return [_finish(reduction, sums) for sums in found]
+    arguments = (rows, scales, shift, ids, where, ignore_above)
+    return tuple(_values(reduction, halves, tile, *arguments)[0])
 
 
 def _forward(reduction: Reduction, halves: bool, tile: int, *arguments: Any) -> tuple:
@@ -142,10 +68,9 @@ def _forward(reduction: Reduction, halves: bool, tile: int, *arguments: Any) -> 
     arguments = jax.tree.map(
         lambda leaf: leaf.value, arguments, is_leaf=lambda leaf: hasattr(leaf, "value")
     )
-    found = _values(reduction, halves, tile, *arguments)
+    values, normalizers = _values(reduction, halves, tile, *arguments)
     # Whether scales need a gradient is known now only; a residual's structure can say it.
-    residuals = (*arguments, found, () if for_scales else None)
-    return tuple(each.value for each in found), residuals
+    return tuple(values), (*arguments, values, normalizers, () if for_scales else None)
 
 
 def _backward(
@@ -155,7 +80,118 @@ def _backward(
     residuals: tuple,
     cotangents: tuple[jax.Array, ...],
 ) -> tuple:
-    rows, scales, shift, ids, where, ignore_above, found, for_scales = residuals
+    *arguments, values, normalizers, for_scales = residuals
+    d_rows, d_scales = _by_platform(
+        functools.partial(_gradients_by_kernels, reduction, halves),
+        functools.partial(_gradients_by_tiles, halves, tile, for_scales is not None),
+        *(*arguments, normalizers, cotangents),
+    )
+    d_shift = sum(
+        -cotangent * _weight(reduction, value)
+        for cotangent, value in zip(cotangents, values, strict=True)
+    )
+    return d_rows, tuple(d_scales), d_shift, None, None, None
+
+
+mutual_rows.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+def _weight(reduction: Reduction, value: jax.Array) -> jax.Array:
+    """The sum of a row's weights."""
+    if reduction == "log1p_sumexp":
+        return -jnp.expm1(-value)
+    return jnp.where(jnp.isneginf(value), 0.0, 1.0)
+
+
+def _values(
+    reduction: Reduction, halves: bool, tile: int, *arguments: Any
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    """For each scale the values, and what `weights` wants of each row."""
+    return _by_platform(
+        functools.partial(_values_by_kernels, reduction, halves),
+        functools.partial(_values_by_tiles, reduction, halves, tile),
+        *arguments,
+    )
+
+
+def _by_platform(
+    kernels: Callable[..., Carry], tiles: Callable[..., Carry], *arguments: Any
+) -> Carry:
+    """Calls `kernels` on TPU, where they take these arguments, else `tiles`."""
+    rows, _, _, ids, where, *_ = arguments
+    if not kernels_take(rows, rows, Pairs(ids, ids, None, where)):
+        return tiles(*arguments)
+    return jax.lax.platform_dependent(*arguments, tpu=kernels, default=tiles)
+
+
+def _values_by_tiles(
+    reduction: Reduction,
+    halves: bool,
+    tile: int,
+    rows: jax.Array,
+    scales: tuple[jax.Array, ...],
+    shift: jax.Array,
+    ids: jax.Array | None,
+    where: jax.Array | None,
+    ignore_above: jax.Array | None,
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    def body(at: _Tile, all_sums: list[_Sums]) -> list[_Sums]:
+        products = at.products(rows)
+        left_out = at.left_out(products, ids, ignore_above)
+        logits = [_without(left_out, scale * products) for scale in scales]
+        for own, other, axis, counts in at.ends():
+            for number, entries in enumerate(logits):
+                seen = _seen(entries, own, other, shift, where, axis)
+                old = jax.tree.map(own.of, all_sums[number])
+                new = old.add(seen, axis)
+                new = jax.tree.map(functools.partial(jnp.where, counts), new, old)
+                all_sums[number] = jax.tree.map(own.put, all_sums[number], new)
+        return all_sums
+
+    zeros = jnp.zeros_like(shift)
+    largest = jnp.full_like(shift, -jnp.inf) if reduction == "logsumexp" else zeros
+    start = [_Sums(largest, zeros) for _ in scales]
+    found = _over_tiles(halves, tile, len(rows), body, start)
+    values = [sums.value(reduction) for sums in found]
+    return values, [jnp.where(jnp.isneginf(value), 0, value) for value in values]
+
+
+class _Sums(NamedTuple):
+    """What is known of each row after some tiles, [R] each."""
+
+    largest: jax.Array
+    """The largest entry, at least 0 for "log1p_sumexp"."""
+    total: jax.Array
+    """The sum of exp(entry - largest)."""
+
+    def add(self, logits: jax.Array, axis: int) -> "_Sums":
+        """The sums after more entries, which are reduced along `axis`."""
+        largest = jnp.maximum(self.largest, jnp.max(logits, axis))
+        taken_out = jnp.where(jnp.isneginf(largest), 0, largest)
+        new = jnp.sum(jnp.exp(logits - jnp.expand_dims(taken_out, axis)), axis)
+        return _Sums(largest, self.total * jnp.exp(self.largest - taken_out) + new)
+
+    def value(self, reduction: Reduction) -> jax.Array:
+        """As `reduce_rows` has it."""
+        if reduction == "log1p_sumexp":
+            return self.largest + jnp.log1p(self.total + jnp.expm1(-self.largest))
+        return self.largest + jnp.log(jnp.where(jnp.isneginf(self.largest), 1, self.total))
+
+
+def _gradients_by_tiles(
+    halves: bool,
+    tile: int,
+    for_scales: bool,
+    rows: jax.Array,
+    scales: tuple[jax.Array, ...],
+    shift: jax.Array,
+    ids: jax.Array | None,
+    where: jax.Array | None,
+    ignore_above: jax.Array | None,
+    normalizers: list[jax.Array],
+    cotangents: tuple[jax.Array, ...],
+) -> tuple[jax.Array, list[jax.Array]]:
+    """Gradients of the rows [R, D], and of each scale (zero where nobody asks for them)."""
 
     def body(
         at: _Tile, carry: tuple[jax.Array, list[jax.Array]]
@@ -164,32 +200,24 @@ def _backward(
         products = at.products(rows)
         left_out = at.left_out(products, ids, ignore_above)
         share = jnp.zeros_like(products)
-        for number, (scale, of_scale, cotangent) in enumerate(
-            zip(scales, found, cotangents, strict=True)
+        for number, (scale, normalizer, cotangent) in enumerate(
+            zip(scales, normalizers, cotangents, strict=True)
         ):
             entries, mine = _without(left_out, scale * products), jnp.zeros_like(products)
             for own, other, axis, counts in at.ends():
-                normalizer = jnp.expand_dims(own.of(of_scale.normalizer), axis)
-                seen = weights(
-                    reduction, _seen(entries, own, other, shift, where, axis), normalizer
-                )
+                seen = _seen(entries, own, other, shift, where, axis)
+                seen = weights("logsumexp", seen, jnp.expand_dims(own.of(normalizer), axis))
                 mine += jnp.expand_dims(counts * own.of(cotangent), axis) * seen
-            share += scale * mine
-            if for_scales is not None:
+            share = mine if number == 0 else share + scale / scales[0] * mine
+            if for_scales:
                 d_scales[number] += jnp.sum(products * mine)
         total = at.first.add(total, product("nm,md->nd", share, at.second.of(rows)))
         total = at.second.add(total, product("nm,nd->md", share, at.first.of(rows)))
         return total, d_scales
 
     start = (jnp.zeros_like(rows), [jnp.zeros_like(scale) for scale in scales])
-    d_rows, d_scales = _over_tiles(halves, tile, len(rows), body, start)
-    d_shift = -sum(
-        cotangent * of_scale.weight for cotangent, of_scale in zip(cotangents, found, strict=True)
-    )
-    return d_rows, tuple(d_scales), d_shift, None, None, None
-
-
-mutual_rows.defvjp(_forward, _backward, symbolic_zeros=True)
+    total, d_scales = _over_tiles(halves, tile, len(rows), body, start)
+    return scales[0] * total, d_scales
 
 
 class _Tile(NamedTuple):
@@ -241,6 +269,83 @@ def _seen(
     if where is None:
         return logits
     return jnp.where(jnp.expand_dims(other.of(where), 1 - axis), logits, -jnp.inf)
+
+
+def _values_by_kernels(
+    reduction: Reduction,
+    halves: bool,
+    rows: jax.Array,
+    scales: tuple[jax.Array, ...],
+    shift: jax.Array,
+    ids: jax.Array | None,
+    where: jax.Array | None,
+    ignore_above: jax.Array | None,
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    """As `_values_by_tiles`; kernels reduce one end at a time."""
+    from jaxcl.similarity.tpu_kernel import kernel_values
+
+    values: list[jax.Array] = []
+    normalizers: list[jax.Array] = []
+    for scale in scales:
+        pairs = _pairs(ids, where, ignore_above, scale)
+        found = [
+            kernel_values(
+                *(reduction, rows[own], rows[other], scale, shift[own]), pairs.between(own, other)
+            )
+            for own, other in _sides(halves, len(rows))
+        ]
+        for all_found, of_sides in zip(
+            (values, normalizers), zip(*found, strict=True), strict=True
+        ):
+            all_found.append(jnp.concatenate(of_sides))
+    return values, normalizers
+
+
+def _gradients_by_kernels(
+    reduction: Reduction,
+    halves: bool,
+    rows: jax.Array,
+    scales: tuple[jax.Array, ...],
+    shift: jax.Array,
+    ids: jax.Array | None,
+    where: jax.Array | None,
+    ignore_above: jax.Array | None,
+    normalizers: list[jax.Array],
+    cotangents: tuple[jax.Array, ...],
+) -> tuple[jax.Array, list[jax.Array]]:
+    """As `_gradients_by_tiles`."""
+    from jaxcl.similarity.tpu_kernel import kernel_gradients
+
+    d_rows, d_scales = jnp.zeros_like(rows), []
+    for scale, normalizer, cotangent in zip(scales, normalizers, cotangents, strict=True):
+        d_scale, pairs = jnp.zeros_like(scale), _pairs(ids, where, ignore_above, scale)
+        for own, other in _sides(halves, len(rows)):
+            found = kernel_gradients(
+                *(reduction, rows[own], rows[other], scale, shift[own]),
+                *(pairs.between(own, other), normalizer[own], cotangent[own]),
+            )
+            d_rows = d_rows.at[own].add(found.queries).at[other].add(found.keys)
+            d_scale += found.scale
+        d_scales.append(d_scale)
+    return d_rows, d_scales
+
+
+def _pairs(
+    ids: jax.Array | None,
+    where: jax.Array | None,
+    ignore_above: jax.Array | None,
+    scale: jax.Array,
+) -> Pairs:
+    """Which pairs count, as kernels take it."""
+    return Pairs(ids, ids, None, where, None if ignore_above is None else ignore_above * scale)
+
+
+def _sides(halves: bool, count: int) -> list[tuple[slice, slice]]:
+    """Which rows meet which."""
+    if not halves:
+        return [(slice(None), slice(None))]
+    first, second = slice(None, count // 2), slice(count // 2, None)
+    return [(first, second), (second, first)]
 
 
 def _over_tiles(

@@ -9,9 +9,11 @@ import jax.numpy as jnp
 
 from jaxcl.similarity.checks import Scalar, check_choice
 from jaxcl.similarity.gather import AxisName, axis_size, gather_rows
+from jaxcl.similarity.measures import at_least_float32
 from jaxcl.similarity.mutual import mutual_rows, tile_rows
+from jaxcl.similarity.one_pass import one_pass_rows
 from jaxcl.similarity.rows import Pairs, Reduction, reduce_rows, similarity_logits
-from jaxcl.similarity.tiled import block_rows, tiled_rows
+from jaxcl.similarity.tiled import block_rows
 from jaxcl.similarity.two_pass import two_pass_rows
 
 Backend = Literal["auto", "dense", "tiled", "ring"]
@@ -84,8 +86,9 @@ def similarity_rows(
       reduction: "logsumexp" of the entries that count (-inf, with gradient zero, where none does);
         "log1p_sumexp", log(1 + sum of exp), the cross entropy against a positive whose logit is
         `shift` (0 where none counts); "sum_softplus", the sum of log(1 + exp).
-      queries: [N, D] float32, prepared (`jaxcl.similarity.prepare`).
-      keys: [M, D] float32, prepared; or [N, M, D], a set for each query, which is held whole.
+      queries: [N, D], prepared (`jaxcl.similarity.prepare`): float32, or bfloat16, which kernels
+        on TPU multiply as it is; elsewhere it is widened.
+      keys: [M, D], prepared; or [N, M, D], a set for each query, which is held whole.
       temperature: divides similarities; float or scalar array.
       shift: [N], or None: 0.
       pairs: which pairs count. Row numbers are ids too: given them, no query meets its own key.
@@ -111,7 +114,7 @@ def similarity_rows(
       [0. 0.]
     """
     if ignore_above is not None:
-        limit = jnp.asarray(ignore_above, queries.dtype) / temperature
+        limit = jnp.asarray(ignore_above, jnp.float32) / temperature
         pairs = pairs._replace(limit=jax.lax.stop_gradient(limit))
     if keys.ndim == 3:
         if execution.backend not in ("auto", "dense"):
@@ -119,7 +122,7 @@ def similarity_rows(
                 f"backend is {execution.backend!r}, but negatives [N, M, D] are held whole: leave "
                 "it at 'auto'"
             )
-        return _dense_rows(reduction, queries / temperature, keys, shift, pairs)
+        return _dense_rows(reduction, queries, keys, temperature, shift, pairs)
     axis_name = execution.axis_name
     backend = execution.choose(queries, keys)
     if backend == "ring":
@@ -132,12 +135,13 @@ def similarity_rows(
         )
         axis_name = None
     if backend == "dense":
-        return _dense_rows(reduction, queries / temperature, keys, shift, pairs)
+        return _dense_rows(reduction, queries, keys, temperature, shift, pairs)
     rows = execution.block_size or block_rows(len(keys))
-    scale = jnp.asarray(1 / temperature, queries.dtype)
-    shift = jnp.zeros(len(queries), queries.dtype) if shift is None else shift
+    wide = jnp.promote_types(queries.dtype, jnp.float32)
+    scale = jnp.asarray(1 / temperature, wide)
+    shift = jnp.zeros(len(queries), wide) if shift is None else shift
     if uniform:
-        return tiled_rows(reduction, rows, queries, keys, scale, shift, pairs)
+        return one_pass_rows(reduction, rows, queries, keys, scale, shift, pairs)
     return two_pass_rows(reduction, rows, axis_name, queries, keys, scale, shift, pairs)
 
 
@@ -183,7 +187,8 @@ def mutual_similarity_rows(
     """
     half = len(rows) // 2
     on_one_device = axis_size(execution.axis_name) == 1
-    if on_one_device and execution.choose(rows, rows) == "tiled":
+    is_softmax = reduction != "sum_softplus"
+    if is_softmax and on_one_device and execution.choose(rows, rows) == "tiled":
         found = mutual_rows(
             reduction,
             halves,
@@ -226,7 +231,9 @@ def _dense_rows(
     reduction: Reduction,
     queries: jax.Array,
     keys: jax.Array,
+    temperature: Scalar,
     shift: jax.Array | None,
     pairs: Pairs,
 ) -> jax.Array:
+    queries, keys = at_least_float32(queries) / temperature, at_least_float32(keys)
     return reduce_rows(reduction, similarity_logits(queries, keys, shift, pairs))[0]

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.similarity.gather import AxisName, axis_size
+from jaxcl.similarity.platform import best_gradients, best_values
 from jaxcl.similarity.rows import Pairs, Reduction, logaddexp
-from jaxcl.similarity.tiled import Gradients, row_gradients, row_values
+from jaxcl.similarity.tiled import Gradients
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -35,8 +36,8 @@ def two_pass_rows(
       reduction: how.
       rows: of a block, >= 1.
       axis_name: the mapped axis that the keys go round; None: these keys are all there are.
-      queries: [N, D] float32, this device's.
-      keys: [M, D] float32, this device's.
+      queries: [N, D] float32 or bfloat16, this device's.
+      keys: [M, D], likewise.
       scale: scalar that multiplies the products.
       shift: [N], subtracted from each row.
       pairs: which pairs count; the keys' side is of this device's keys.
@@ -61,7 +62,7 @@ def _values(
     part: Reduction = "sum_softplus" if reduction == "sum_softplus" else "logsumexp"
 
     def step(so_far: jax.Array, keys: jax.Array, pairs: Pairs, _: None) -> tuple[jax.Array, None]:
-        value = row_values(part, rows, queries, keys, scale, shift, pairs)[0]
+        value = best_values(part, rows, queries, keys, scale, shift, pairs)[0]
         return so_far + value if part == "sum_softplus" else logaddexp(so_far, value), None
 
     start = jnp.full_like(shift, 0 if part == "sum_softplus" else -jnp.inf)
@@ -97,7 +98,7 @@ def _backward(
     def step(
         so_far: Gradients, keys: jax.Array, pairs: Pairs, d_keys: Any
     ) -> tuple[Gradients, Any]:
-        more = row_gradients(
+        more = best_gradients(
             reduction,
             rows,
             *(queries, keys, scale, shift, pairs, normalizer, cotangent),
@@ -106,10 +107,13 @@ def _backward(
         d_keys = jax.tree.map(jnp.add, d_keys, more.keys)
         return jax.tree.map(jnp.add, so_far, more._replace(keys=None)), d_keys
 
-    start = Gradients(jnp.zeros_like(queries), jnp.zeros_like(shift), jnp.zeros_like(scale), None)
-    d_keys = None if for_keys is None else jnp.zeros_like(keys)
+    start = Gradients(
+        jnp.zeros(queries.shape, shift.dtype), jnp.zeros_like(shift), jnp.zeros_like(scale), None
+    )
+    d_keys = None if for_keys is None else jnp.zeros(keys.shape, shift.dtype)
     found, d_keys = _round(axis_name, step, start, keys, pairs, d_keys)
-    return found.queries, d_keys, found.scale, found.shift, None
+    d_keys = None if d_keys is None else d_keys.astype(keys.dtype)
+    return found.queries.astype(queries.dtype), d_keys, found.scale, found.shift, None
 
 
 two_pass_rows.defvjp(_forward, _backward, symbolic_zeros=True)
