@@ -42,6 +42,9 @@ class Run:
     """Devices to use; None: all there are."""
     mapping: Mapping = "pmap"
     """What maps the step over the devices."""
+    micro_batch: int | None = None
+    """Examples that a device encodes at a time, in less memory and more time; None: all of its
+    batch. Gradients stay those of the whole batch (`jaxcl.methods.cached_loss_and_grad`)."""
     workers: int = 0
     """Processes that read and decode examples; 0: threads of this one."""
     prefetch: int = 2
@@ -59,8 +62,10 @@ class Run:
         for name in ("prefetch", "log_every", "checkpoint_every", "keep_last"):
             if getattr(self, name) < 1:
                 raise ValueError(f"run.{name} must be at least 1, got {getattr(self, name)}")
-        if self.keep_every is not None and self.keep_every < 1:
-            raise ValueError(f"run.keep_every must be at least 1 or None, got {self.keep_every}")
+        for name in ("keep_every", "micro_batch"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"run.{name} must be at least 1 or None, got {value}")
         if self.workers < 0:
             raise ValueError(f"run.workers must not be negative, got {self.workers}")
 

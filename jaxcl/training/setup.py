@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from jaxcl.data import Source, steps_per_epoch
+from jaxcl.methods.gradient_cache import check_micro_batch
 from jaxcl.training.devices import AXIS, DeviceMap, check_batch_size, choose_devices
 from jaxcl.training.errors import UserError
 from jaxcl.training.experiment import Experiment
@@ -59,6 +60,7 @@ class Setup:
                 self.optimizer,
                 total_steps=self.total_steps,
                 axis_name=AXIS,
+                micro_batch=self.experiment.run.micro_batch,
             )
         )
 
@@ -91,6 +93,8 @@ def _set_up(experiment: Experiment) -> Setup:
     if jax.process_count() > 1:
         raise ValueError("training over several processes is not supported yet: start one")
     check_batch_size(train.batch_size, len(devices))
+    if run.micro_batch is not None:
+        check_micro_batch(run.micro_batch, train.batch_size // len(devices), name="run.micro_batch")
     source = experiment.data.open()
     epoch = steps_per_epoch(len(source), train.batch_size)
     total_steps = max(1, round(train.epochs * epoch))

@@ -6,7 +6,7 @@ import jax
 import optax
 
 from jaxcl.augment import Views, batch_views
-from jaxcl.methods import Batch, Method
+from jaxcl.methods import Batch, Method, cached_loss_and_grad
 from jaxcl.training.state import TrainState
 
 HostBatch = Mapping[str, jax.Array]
@@ -20,6 +20,7 @@ def make_step(
     *,
     total_steps: int,
     axis_name: str | None,
+    micro_batch: int | None = None,
 ) -> Callable[[TrainState, HostBatch], tuple[TrainState, dict[str, jax.Array]]]:
     """The step of one device, to be mapped over all.
 
@@ -31,10 +32,13 @@ def make_step(
       optimizer: an optax transformation.
       total_steps: length of the run, for what changes with its progress.
       axis_name: mapped axis of the devices; None for one device, unmapped.
+      micro_batch: examples that a device encodes at a time; None: all of its batch.
 
     Returns:
       step(state, batch) -> (state, metrics); metrics are means over the devices.
     """
+
+    loss_and_grad = cached_loss_and_grad(method, micro_batch=micro_batch)
 
     def step(state: TrainState, batch: HostBatch) -> tuple[TrainState, dict[str, jax.Array]]:
         progress = state.step / total_steps
@@ -45,7 +49,7 @@ def make_step(
             index=batch["index"],
             label=batch.get("label"),
         )
-        (loss, (method_state, metrics)), grads = jax.value_and_grad(method.loss, has_aux=True)(
+        (loss, (method_state, metrics)), grads = loss_and_grad(
             state.params,
             state.method,
             examples,
