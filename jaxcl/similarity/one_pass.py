@@ -13,7 +13,7 @@ from jaxcl.similarity.rows import (
     Pairs,
     Reduction,
     product,
-    reduce_rows,
+    reduce_with_weights,
     similarity_logits,
     weights,
 )
@@ -98,15 +98,15 @@ def _by_blocks(
     def block(cut: Block, so_far: _Found) -> _Found:
         own = cut.of(queries) * scale
         logits = similarity_logits(own, keys, cut.of(shift), of_pairs(cut, pairs))
-        values, normalizer = reduce_rows(reduction, logits)
-        share = weights(reduction, logits, normalizer[:, None])
-        new = own * cut.new[:, None]
+        values, normalizer, shares, factors = reduce_with_weights(reduction, logits)
+        mean_keys = factors[:, None] * product("nm,md->nd", shares, keys)
+        new = (cut.new * factors)[:, None] * own
         return _Found(
             values=cut.put(so_far.values, values),
             normalizer=cut.put(so_far.normalizer, normalizer),
-            weight=cut.put(so_far.weight, share.sum(1)),
-            mean_keys=cut.put(so_far.mean_keys, product("nm,md->nd", share, keys)),
-            d_keys=add_product(so_far.d_keys, share, new) if for_keys else None,
+            weight=cut.put(so_far.weight, factors * shares.sum(1)),
+            mean_keys=cut.put(so_far.mean_keys, mean_keys),
+            d_keys=add_product(so_far.d_keys, shares, new) if for_keys else None,
         )
 
     zeros = jnp.zeros_like(shift)

@@ -93,21 +93,60 @@ def reduce_rows(reduction: Reduction, logits: jax.Array) -> tuple[jax.Array, jax
       The value of each row [N] (of none that counts: -inf for logsumexp, else 0), and the number
       that `weights` wants of it [N].
     """
+    return _reduce(reduction, logits)[:2]
+
+
+class Reduced(NamedTuple):
+    """Rows reduced, and the weights behind it: `factors[:, None] * shares` [N, M]."""
+
+    values: jax.Array
+    """[N]."""
+    normalizers: jax.Array
+    """[N], what `weights` wants of each row."""
+    shares: jax.Array
+    """[N, M]."""
+    factors: jax.Array
+    """[N]."""
+
+
+def reduce_with_weights(reduction: Reduction, logits: jax.Array) -> Reduced:
+    """`reduce_rows` and `weights` in one, with one exponential an entry; not differentiated.
+
+    Args:
+      reduction: how.
+      logits: [N, M], -inf where an entry does not count.
+
+    Returns:
+      Values, and weights in two factors, for the second multiplies what the weights multiply.
+    """
+    values, normalizers, largest, exponentials = _reduce(reduction, logits)
+    if reduction == "sum_softplus":
+        shares = jax.nn.sigmoid(logits)
+        return Reduced(values, normalizers, shares, jnp.ones_like(values))
+    return Reduced(values, normalizers, exponentials, jnp.exp(largest - normalizers))
+
+
+def _reduce(
+    reduction: Reduction, logits: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Values, normalizers; for a softmax also what was taken out of rows, and exponentials."""
     if reduction == "sum_softplus":
         value = jnp.sum(jax.nn.softplus(logits), axis=1)
-        return value, jnp.zeros_like(value)
+        zeros = jnp.zeros_like(value)
+        return value, zeros, zeros, logits
     # Values do not depend on what is taken out and put back; nor do gradients.
     largest = jax.lax.stop_gradient(jnp.max(logits, axis=1, initial=-jnp.inf))
     if reduction == "log1p_sumexp":
         largest = jnp.maximum(largest, 0)  # the 1 is an entry of 0
-        rest = jnp.sum(jnp.exp(logits - largest[:, None]), axis=1) + jnp.expm1(-largest)
-        value = largest + jnp.log1p(rest)
-        return value, value
+        exponentials = jnp.exp(logits - largest[:, None])
+        value = largest + jnp.log1p(jnp.sum(exponentials, axis=1) + jnp.expm1(-largest))
+        return value, value, largest, exponentials
     empty = jnp.isneginf(largest)
     largest = jnp.where(empty, 0, largest)
-    total = jnp.sum(jnp.exp(logits - largest[:, None]), axis=1)
+    exponentials = jnp.exp(logits - largest[:, None])
+    total = jnp.sum(exponentials, axis=1)
     value = jnp.where(empty, -jnp.inf, largest + jnp.log(jnp.where(empty, 1, total)))
-    return value, jnp.where(empty, 0, value)
+    return value, jnp.where(empty, 0, value), largest, exponentials
 
 
 def weights(reduction: Reduction, logits: jax.Array, normalizer: jax.Array) -> jax.Array:
