@@ -288,7 +288,8 @@ def lookup(
       can mask a padded row.
 
     Raises:
-      ValueError: if indices are not of rank 1, or a sharded bank comes without its axis.
+      ValueError: if indices are not of rank 1, the axis name is not mapped, or a sharded bank comes
+        without it.
       TypeError: if they are not integers.
 
     Example:
@@ -297,6 +298,7 @@ def lookup(
       [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
     """
     indices = check_integers("indices", indices, "B", {})
+    axis_size(axis_name)  # a name that is not mapped is an error whatever follows
     if isinstance(bank, Bank):
         rows = _outside_is_size(indices, len(bank.embeddings))
         return bank.embeddings.at[rows].get(mode="fill", fill_value=jnp.nan)

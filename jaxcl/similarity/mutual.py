@@ -175,7 +175,8 @@ class _Sums(NamedTuple):
         """As `reduce_rows` has it."""
         if reduction == "log1p_sumexp":
             return self.largest + jnp.log1p(self.total + jnp.expm1(-self.largest))
-        return self.largest + jnp.log(jnp.where(jnp.isneginf(self.largest), 1, self.total))
+        empty = self.total == 0  # the largest entry adds 1, and NaN is not 0
+        return jnp.where(empty, -jnp.inf, self.largest + jnp.log(jnp.where(empty, 1, self.total)))
 
 
 def _gradients_by_tiles(

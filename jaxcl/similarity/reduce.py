@@ -2,12 +2,19 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 
-from jaxcl.similarity.checks import Scalar, check_choice
+from jaxcl.similarity.checks import (
+    Scalar,
+    check_choice,
+    check_embeddings,
+    check_integers,
+    check_scalar,
+    check_shape,
+)
 from jaxcl.similarity.gather import AxisName, axis_size, gather_rows
 from jaxcl.similarity.measures import at_least_float32
 from jaxcl.similarity.mutual import mutual_rows, tile_rows
@@ -103,7 +110,9 @@ def similarity_rows(
       [N], float32.
 
     Raises:
-      ValueError: if keys are [N, M, D] and a backend other than "dense" is asked for.
+      ValueError: if shapes disagree, the temperature is not above 0, the reduction is unknown, or
+        keys are [N, M, D] and a backend other than "dense" is asked for.
+      TypeError: if arrays are not floating point.
 
     Example:
       >>> import jax.numpy as jnp
@@ -113,6 +122,11 @@ def similarity_rows(
       >>> print(similarity_rows("logsumexp", rows, rows, pairs=pairs))
       [0. 0.]
     """
+    sizes: dict[str, int] = {}
+    queries = check_embeddings("queries", queries, "N D", sizes)
+    keys = check_embeddings("keys", keys, "N M D" if jnp.ndim(keys) == 3 else "M D", sizes)
+    _check_options(reduction, [temperature], shift, ignore_above, sizes)
+    _check_pairs(pairs, sizes)
     if ignore_above is not None:
         limit = jnp.asarray(ignore_above, jnp.float32) / temperature
         pairs = pairs._replace(limit=jax.lax.stop_gradient(limit))
@@ -179,12 +193,16 @@ def mutual_similarity_rows(
 
     Raises:
       ValueError: as in `similarity_rows`.
+      TypeError: as there.
 
     Example:
       >>> import jax.numpy as jnp
       >>> print(*mutual_similarity_rows("logsumexp", jnp.eye(2), halves=True))  # not with itself
       [0. 0.]
     """
+    sizes: dict[str, int] = {}
+    rows = check_embeddings("rows", rows, "N D", sizes)
+    _check_options(reduction, temperatures, shift, ignore_above, sizes)
     half = len(rows) // 2
     on_one_device = axis_size(execution.axis_name) == 1
     is_softmax = reduction != "sum_softplus"
@@ -225,6 +243,36 @@ def mutual_similarity_rows(
         jnp.concatenate([between(each, first, second), between(each, second, first)])
         for each in temperatures
     )
+
+
+def _check_options(
+    reduction: Reduction,
+    temperatures: Sequence[Scalar],
+    shift: jax.Array | None,
+    ignore_above: Scalar | None,
+    sizes: dict[str, int],
+) -> None:
+    check_choice("reduction", reduction, get_args(Reduction))
+    for temperature in temperatures:
+        check_scalar("temperature", temperature, above=0)
+    if shift is not None:
+        check_embeddings("shift", shift, "N", sizes)
+    if ignore_above is not None:
+        check_scalar("ignore_above", ignore_above)
+
+
+def _check_pairs(pairs: Pairs, sizes: dict[str, int]) -> None:
+    if pairs.query_ids is not None:
+        check_integers("pairs.query_ids", pairs.query_ids, "N", sizes)
+    if pairs.key_ids is not None:
+        axes = "M" if jnp.ndim(pairs.key_ids) == 1 else "N M"
+        check_integers("pairs.key_ids", pairs.key_ids, axes, sizes)
+    for name, where, axes in (
+        ("query_where", pairs.query_where, "N"),
+        ("key_where", pairs.key_where, "M"),
+    ):
+        if where is not None:
+            check_shape(f"pairs.{name}", where, axes, sizes)
 
 
 def _dense_rows(

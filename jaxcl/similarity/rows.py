@@ -141,10 +141,10 @@ def _reduce(
         exponentials = jnp.exp(logits - largest[:, None])
         value = largest + jnp.log1p(jnp.sum(exponentials, axis=1) + jnp.expm1(-largest))
         return value, value, largest, exponentials
-    empty = jnp.isneginf(largest)
-    largest = jnp.where(empty, 0, largest)
+    largest = jnp.where(jnp.isneginf(largest), 0, largest)
     exponentials = jnp.exp(logits - largest[:, None])
     total = jnp.sum(exponentials, axis=1)
+    empty = total == 0  # the largest entry adds 1; NaN, which a maximum may leave out, is not 0
     value = jnp.where(empty, -jnp.inf, largest + jnp.log(jnp.where(empty, 1, total)))
     return value, jnp.where(empty, 0, value), largest, exponentials
 

@@ -3,6 +3,7 @@
 import pathlib
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import pytest
 
@@ -30,4 +31,13 @@ def golden():
         parameters = {name: value.item() for name, value in section("param").items()}
         return Golden(section("in"), parameters, arrays[f"{case}/loss"].item(), section("grad"))
 
+    read.cases = {name.split("/")[0] for name in arrays}
     return read
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """Of programs that run once: LLVM's optimizations are a third of the time they take."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -8,6 +8,10 @@ from jax.test_util import check_grads
 
 from jaxcl import losses
 
+# As their users do: whole programs, and so few compilations.
+info_nce = jax.jit(losses.info_nce, static_argnames="similarity")
+nt_xent = jax.jit(losses.nt_xent)
+
 N, M, D = 6, 5, 4
 
 
@@ -49,7 +53,7 @@ def test_info_nce_with_in_batch_negatives(draws, kind):
     wanted = [
         anchor_loss(x[i], y[i], [y[j] for j in range(N) if j != i], 0.3, kind) for i in range(N)
     ]
-    check(losses.info_nce(x, y, temperature=0.3, similarity=kind), wanted)
+    check(info_nce(x, y, temperature=0.3, similarity=kind), wanted)
 
 
 def test_info_nce_leaves_out_equal_ids_and_rows_that_do_not_count(draws):
@@ -60,7 +64,7 @@ def test_info_nce_leaves_out_equal_ids_and_rows_that_do_not_count(draws):
         else 0
         for i in range(N)
     ]
-    check(losses.info_nce(x, y, temperature=0.3, ids=IDS, where=WHERE), wanted)
+    check(info_nce(x, y, temperature=0.3, ids=IDS, where=WHERE), wanted)
 
 
 @pytest.mark.parametrize("kind", ["shared", "own"])
@@ -68,7 +72,7 @@ def test_info_nce_with_given_negatives(draws, kind):
     x, y, negatives = draws["x"], draws["y"], draws[kind]
     each = np.broadcast_to(negatives, (N, M, D))
     check(
-        losses.info_nce(x, y, negatives, temperature=0.3),
+        info_nce(x, y, negatives, temperature=0.3),
         [anchor_loss(x[i], y[i], each[i], 0.3) for i in range(N)],
     )
     negative_ids = SHARED_IDS if kind == "shared" else OWN_IDS
@@ -77,7 +81,7 @@ def test_info_nce_with_given_negatives(draws, kind):
         anchor_loss(x[i], y[i], each[i][each_ids[i] != IDS[i]], 0.3) if WHERE[i] else 0
         for i in range(N)
     ]
-    found = losses.info_nce(
+    found = info_nce(
         x, y, negatives, temperature=0.3, ids=IDS, negative_ids=negative_ids, where=WHERE
     )
     check(found, wanted)
@@ -97,7 +101,7 @@ def test_nt_xent(draws, masked):
             loss = anchor_loss(views[view, i], views[1 - view, i], others, 0.4)
             wanted.append(loss if where[i] else 0)
     options = {"ids": ids, "where": where} if masked else {}
-    check(losses.nt_xent(*views, temperature=0.4, **options), wanted)
+    check(nt_xent(*views, temperature=0.4, **options), wanted)
 
 
 def test_nt_xent_with_a_memory_leaves_out_equal_ids(draws):
@@ -111,13 +115,11 @@ def test_nt_xent_with_a_memory_leaves_out_equal_ids(draws):
             others += [shared[j] for j in range(M) if SHARED_IDS[j] != IDS[i]]
             loss = anchor_loss(views[view, i], views[1 - view, i], others, 0.4)
             wanted.append(loss if WHERE[i] else 0)
-    found = losses.nt_xent(
-        *views, shared, temperature=0.4, ids=IDS, negative_ids=SHARED_IDS, where=WHERE
-    )
+    found = nt_xent(*views, shared, temperature=0.4, ids=IDS, negative_ids=SHARED_IDS, where=WHERE)
     check(found, wanted)
 
 
-@pytest.mark.parametrize("loss", [losses.info_nce, losses.nt_xent])
+@pytest.mark.parametrize("loss", [info_nce, nt_xent], ids=["info_nce", "nt_xent"])
 def test_no_negative_no_loss(draws, loss):
     """A single row, or a batch of equal ids, has nothing to be told from."""
     one = loss(draws["x"][:1], draws["y"][:1])
@@ -129,17 +131,17 @@ def test_no_negative_no_loss(draws, loss):
 def test_chance_level():
     """Where all similarities are equal the loss is the log of the number of candidates."""
     rows = jnp.ones((N, D))
-    check(losses.info_nce(rows, rows), [np.log(N)] * N)
-    check(losses.info_nce(rows, rows, jnp.ones((M, D))), [np.log(1 + M)] * N)
-    check(losses.nt_xent(rows, rows), [np.log(2 * N - 1)] * 2 * N)
+    check(info_nce(rows, rows), [np.log(N)] * N)
+    check(info_nce(rows, rows, jnp.ones((M, D))), [np.log(1 + M)] * N)
+    check(nt_xent(rows, rows), [np.log(2 * N - 1)] * 2 * N)
 
 
 def test_permuting_rows_permutes_losses(draws):
     order = np.array([3, 1, 5, 0, 2, 4])
     x, y = draws["x"], draws["y"]
-    check(losses.info_nce(x[order], y[order]), losses.info_nce(x, y)[order])
-    first, second = jnp.split(losses.nt_xent(x, y), 2)
-    check(losses.nt_xent(y, x), jnp.concatenate([second, first]))
+    check(info_nce(x[order], y[order]), info_nce(x, y)[order])
+    first, second = jnp.split(nt_xent(x, y), 2)
+    check(nt_xent(y, x), jnp.concatenate([second, first]))
 
 
 def test_gradients_by_finite_differences(draws):
@@ -147,10 +149,10 @@ def test_gradients_by_finite_differences(draws):
         x, y, own = (jnp.asarray(draws[name]) for name in ("x", "y", "own"))
 
         def total(x, y, own, temperature):
-            given = losses.info_nce(
+            given = info_nce(
                 x, y, own, temperature=temperature, ids=IDS, negative_ids=OWN_IDS, where=WHERE
             )
-            in_batch = losses.info_nce(x, y, temperature=temperature, ids=IDS, where=WHERE)
+            in_batch = info_nce(x, y, temperature=temperature, ids=IDS, where=WHERE)
             return jnp.sum(given) + jnp.sum(in_batch)
 
-        check_grads(total, (x, y, own, 0.3), order=1, modes=["rev"], rtol=1e-6)
+        check_grads(jax.jit(total), (x, y, own, 0.3), order=1, modes=["rev"], rtol=1e-6)

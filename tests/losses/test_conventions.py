@@ -1,195 +1,359 @@
-"""What every loss keeps to: masked rows, finite values, float types, traced hyper-parameters."""
+"""What every loss keeps to: masked rows, finite values, float types, traced scalars, directions."""
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from loss_cases import (
+    ARRAYS,
+    CASES,
+    SCALAR_LOSSES,
+    WHERE,
+    N,
+    is_float,
+    map_floats,
+    numpy_of,
+    parameters,
+    values_and_gradients,
+)
 
 from jaxcl import losses
+from jaxcl.similarity.checks import Scalar
 
-N, M, D = 6, 5, 8
-WHERE = np.array([True, False, True, True, False, True])
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-triplet = functools.partial(losses.triplet, margin=0.5)
-clip = functools.partial(losses.clip, logit_scale=2.0)
-siglip = functools.partial(losses.siglip, logit_scale=1.0, logit_bias=-3.0)
-LABELS = "[N] integers"
-
-# name: the loss, and the shapes of its arrays
-LOSSES = {
-    "info_nce in batch": (losses.info_nce, [(N, D), (N, D)]),
-    "info_nce shared": (losses.info_nce, [(N, D), (N, D), (M, D)]),
-    "info_nce own": (losses.info_nce, [(N, D), (N, D), (N, M, D)]),
-    "nt_xent": (losses.nt_xent, [(N, D), (N, D)]),
-    "nt_xent memory": (losses.nt_xent, [(N, D), (N, D), (M, D)]),
-    "dcl": (losses.dcl, [(N, D), (N, D)]),
-    "dclw": (losses.dclw, [(N, D), (N, D)]),
-    "hard_nt_xent": (losses.hard_nt_xent, [(N, D), (N, D)]),
-    "debiased nt_xent": (functools.partial(losses.hard_nt_xent, beta=0), [(N, D), (N, D)]),
-    "sup_con": (losses.sup_con, [(N, D), LABELS]),
-    "clip": (clip, [(N, D), (N, D)]),
-    "siglip": (siglip, [(N, D), (N, D)]),
-    "triplet": (triplet, [(N, D), (N, D), (N, D)]),
-    "triplet cosine": (functools.partial(triplet, distance="cosine"), [(N, D), (N, D), (N, M, D)]),
-    "distance_difference": (losses.distance_difference, [(N, D), (N, D), (N, M, D)]),
-    "negative_cosine": (losses.negative_cosine, [(N, D), (N, D)]),
+NO_LOSSES = {
+    "MinedTriplets",
+    "PairMasks",
+    "ScaleAndBias",
+    "distance_weighted_pairs",
+    "hard_pairs",
+    "init_learnable_temperature",
+    "init_scale_and_bias",
+    "label_pairs",
+    "learnable_temperature",
+    "mined_triplets",
+    "multi_similarity_pairs",
+    "semi_hard_pairs",
+    "sinkhorn",
+    "update_center",
 }
-WITH_TEMPERATURE = [
-    name
-    for name in LOSSES
-    if name.startswith(("info_nce", "nt_xent", "dcl", "hard", "debiased", "sup_con"))
-]
-COSINE = [name for name in LOSSES if name != "triplet"]
-
-
-def inputs_of(name, seed=0):
-    shapes = LOSSES[name][1]
-    keys = jax.random.split(jax.random.key(seed), len(shapes))
-    return [
-        jnp.array([0, 1, 0, 1, 1, 0]) if shape is LABELS else jax.random.normal(key, shape)
-        for key, shape in zip(keys, shapes, strict=True)
-    ]
-
-
-def is_float(x):
-    return jnp.issubdtype(x.dtype, jnp.floating)
-
-
-def values_and_gradients(loss, inputs, **options):
-    def mean_loss(*inputs):
-        values = loss(*inputs, **options)
-        return jnp.mean(values), values
-
-    floats = [i for i, x in enumerate(inputs) if is_float(x)]
-    gradients, values = jax.grad(mean_loss, floats, has_aux=True)(*inputs)
-    return values, gradients
-
-
-@pytest.mark.parametrize("name", LOSSES)
-def test_masked_rows_are_as_if_absent(name):
-    """NaN in them reaches nothing; the others have the losses and gradients of a batch without."""
-    loss, inputs = LOSSES[name][0], inputs_of(name)
-    with_where = jax.jit(lambda inputs, where: values_and_gradients(loss, inputs, where=where))
-    by_row = [len(x) == N for x in inputs]
-    poisoned = [
-        x.at[~WHERE].set(jnp.nan) if rows and is_float(x) else x
-        for x, rows in zip(inputs, by_row, strict=True)
-    ]
-    values, gradients = with_where(poisoned, jnp.asarray(WHERE))
-
-    present = [x[WHERE] if rows else x for x, rows in zip(inputs, by_row, strict=True)]
-    without = jax.jit(lambda inputs: values_and_gradients(loss, inputs))
-    wanted_values, wanted_gradients = without(present)
-    counts = np.tile(WHERE, len(values) // N)
-    np.testing.assert_allclose(values[counts], wanted_values, rtol=1e-5, atol=1e-6)
-    assert not np.any(values[~counts])
-    by_row = [rows for x, rows in zip(inputs, by_row, strict=True) if is_float(x)]
-    for gradient, wanted, rows in zip(gradients, wanted_gradients, by_row, strict=True):
-        # The mean is over all N rows, of which WHERE.sum() are left.
-        found = (gradient[WHERE] if rows else gradient) * (N / WHERE.sum())
-        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
-        if rows:
-            assert not np.any(gradient[~WHERE])
-
-    for nothing in jax.tree.leaves(with_where(poisoned, jnp.zeros(N, bool))):
-        assert not np.any(nothing)
-
-
-@pytest.mark.parametrize("name", LOSSES)
-def test_nan_in_a_row_that_counts_is_not_hidden(name):
-    inputs = inputs_of(name)
-    inputs[0] = inputs[0].at[2].set(jnp.nan)
-    assert np.isnan(LOSSES[name][0](*inputs)[2])
-
-
-@pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow)])
-def test_half_precision(name, dtype):
-    """All is computed in float32, from the rounded inputs; rows of 1e4 do not overflow."""
-    loss = LOSSES[name][0]
-    inputs = [(x * 1e4).astype(dtype) if is_float(x) else x for x in inputs_of(name)]
-    values = loss(*inputs)
-    assert values.dtype == jnp.float32
-    in_float32 = (x.astype(jnp.float32) if is_float(x) else x for x in inputs)
-    np.testing.assert_allclose(values, loss(*in_float32), rtol=1e-6)
-    gradients = jax.eval_shape(lambda *inputs: values_and_gradients(loss, inputs)[1], *inputs)
-    assert all(gradient.dtype == dtype for gradient in gradients)
-
 
 # What losses commonly break on, as functions of an array of ordinary rows.
 EXTREMES = {
-    "zero rows": lambda x: x.at[:2].set(0),
-    "all zero": jnp.zeros_like,
-    "all rows equal": jnp.ones_like,
-    "large rows": lambda x: x * 1e4,
-    "small rows": lambda x: x * 1e-4,
-    "tiny rows": lambda x: x * 1e-30,
+    "zero rows": lambda x: put(x, slice(2), 0),
+    "all zero": np.zeros_like,
+    "all rows equal": lambda x: np.broadcast_to(x[:1], x.shape),
+    "two rows equal": lambda x: put(x, 0, x[3]),
+    "two rows nearly equal": lambda x: put(x, 0, x[3] * np.float32(1 + 2e-7)),
+    "a constant dimension": lambda x: put(x, (..., 0), 3.7),
+    "two equal dimensions": lambda x: put(x, (..., 0), x[..., 1]),
+    "large rows": lambda x: x * np.float32(1e4),
+    "small rows": lambda x: x * np.float32(1e-4),
+    "tiny rows": lambda x: x * np.float32(1e-30),
 }
+LABELLINGS = {"no negatives": np.zeros(N, int), "no positives": np.arange(N)}
+ORDER = np.random.default_rng(0).permutation(N)
+LENGTHS = 10 ** np.linspace(-3, 3, N, dtype=np.float32)
+ONE = np.arange(N) == 2
+HALF = {"bfloat16": jnp.bfloat16, "float16": jnp.float16}
+SCALES = {"": np.float32(1), " large": np.float32(1e4)}
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_finite_at_extremes(name):
-    options = {"temperature": 1e-3} if name in WITH_TEMPERATURE else {}
-
-    def evaluate(inputs):
-        return values_and_gradients(LOSSES[name][0], inputs, **options)
-
-    inputs = inputs_of(name)
-    stacked = [
-        jnp.stack([change(x) if is_float(x) else x for change in EXTREMES.values()]) for x in inputs
-    ]
-    for found in jax.tree.leaves(jax.jit(jax.vmap(evaluate))(stacked)):
-        broken = ~np.all(np.isfinite(found), axis=tuple(range(1, found.ndim)))
-        assert not np.any(broken), np.array(list(EXTREMES))[broken]
-    one_row = [x[:1] if len(x) == N else x for x in inputs]
-    found = jax.tree.leaves(jax.jit(evaluate)(one_row))
-    assert all(np.all(np.isfinite(x)) for x in found)
+def put(x, index, value):
+    """A copy with other entries at an index."""
+    x = x.copy()
+    x[index] = value
+    return x
 
 
-@pytest.mark.parametrize("name", COSINE)
-def test_cosine_ignores_length(name):
-    loss, inputs = LOSSES[name][0], inputs_of(name)
-    lengths = jnp.array([1e-3, 0.1, 1, 3, 40, 1e3])
-    scaled = [inputs[0] * lengths[:, None], *inputs[1:]]
-    np.testing.assert_allclose(loss(*scaled), loss(*inputs), rtol=1e-5, atol=1e-6)
+def changed(arrays, change):
+    """All that is real, changed."""
+    return {part: map_floats(change, arrays[part]) for part in arrays}
 
 
-@pytest.mark.parametrize("name", WITH_TEMPERATURE)
+def with_first(rows, change):
+    """Rows of which the first array is changed."""
+    first, *others = rows
+    value = rows[first]
+    new = [change(value[0]), *value[1:]] if isinstance(value, list) else change(value)
+    return {first: new} | {name: rows[name] for name in others}
+
+
+def entries_of(case):
+    """Arguments by what they are: rows, whole, scalars, where; all of the same shapes."""
+    plain = {
+        "rows": case.rows,
+        "whole": case.whole,
+        "scalars": {name: np.float32(value) for name, value in case.scalars.items()},
+        "where": np.ones(N, bool),
+    }
+    arrays = {part: plain[part] for part in ("rows", "whole")}
+    nan_where_not = functools.partial(map_floats, lambda x: put(x, ~WHERE, np.nan), case.rows)
+    sharp = plain["scalars"] | {name: np.float32(x) for name, x in case.sharp.items()}
+    entries = {
+        "plain": {},
+        "masked": {"rows": nan_where_not(), "where": WHERE},
+        "nothing counts": {"rows": nan_where_not(), "where": np.zeros(N, bool)},
+        "extreme one row counts": {"where": ONE},
+        "nan": {"rows": with_first(case.rows, lambda x: put(x, 2, np.nan))},
+        "permuted": {"rows": jax.tree.map(lambda x: x[ORDER], case.rows)},
+        "other lengths": {"rows": with_first(case.rows, lambda x: x * LENGTHS[:, None])},
+    }
+    for dtype in HALF:
+        for scale, factor in SCALES.items():
+            entries[dtype + scale] = changed(arrays, functools.partial(rounded, dtype, factor))
+            entries["float32" + scale] = changed(arrays, lambda x, factor=factor: x * factor)
+    for name, change in EXTREMES.items():
+        entries[f"extreme {name}"] = changed(arrays, change)
+        entries[f"extreme {name}, sharp"] = changed(arrays, change) | {"scalars": sharp}
+    if "labels" in case.rows:
+        for name, labels in LABELLINGS.items():
+            entries[f"extreme {name}"] = {"rows": case.rows | {"labels": labels}}
+    for name in case.scalars:
+        for word, factor in (("above", 1.01), ("below", 0.99)):
+            value = {name: plain["scalars"][name] * np.float32(factor)}
+            entries[f"{name} {word}"] = {"scalars": plain["scalars"] | value}
+    return {name: plain | entry for name, entry in entries.items()}
+
+
+def rounded(dtype, factor, x):
+    return (x * factor).astype(HALF[dtype]).astype(np.float32)
+
+
+class Found:
+    """A case and what its loss says of all entries: computed at once, by one program."""
+
+    def __init__(self, name):
+        self.name, self.case = name, CASES[name]
+        self.entries = entries_of(self.case)
+
+        def evaluate(entry):
+            parts = [entry[part] for part in ("rows", "whole", "scalars")]
+            return values_and_gradients(self.case, *parts, where=entry["where"])
+
+        stacked = jax.tree.map(lambda *x: np.stack(x), *self.entries.values())
+        results = numpy_of(jax.jit(jax.vmap(evaluate))(stacked))
+        self.by_entry = {
+            entry: jax.tree.map(lambda x, i=i: x[i], results)
+            for i, entry in enumerate(self.entries)
+        }
+
+    def __getitem__(self, entry):
+        """Values, and gradients by name."""
+        return self.by_entry[entry]
+
+    def of_rows(self, rows):
+        """Which of the values are those rows': of both views."""
+        return np.tile(rows, 2) if self.case.returns == "two views" else rows
+
+
+@pytest.fixture(scope="module", params=parameters(CASES))
+def found(request):
+    """One case after another, so that each is computed once."""
+    return Found(request.param)
+
+
+def widens(case):
+    """One of each way in which embeddings become float32 rows."""
+    return case.loss in (losses.nt_xent, losses.triplet, losses.swav, losses.mmcr) and case.is_fast
+
+
+def check_as_if_absent(found, entry, where):
+    """The loss without `where` and with Python scalars, of the rows that count alone."""
+    case = found.case
+    values, gradients = found[entry]
+    present = jax.tree.map(lambda x: x[where], case.rows)
+    alone = jax.jit(functools.partial(values_and_gradients, case, scalars=case.scalars))
+    wanted, wanted_gradients = numpy_of(alone(present, case.whole))
+
+    close = functools.partial(np.testing.assert_allclose, rtol=case.tolerance)
+    if case.returns == "scalar":
+        close(values, wanted)
+    else:
+        close(values[found.of_rows(where)], wanted, atol=case.tolerance / 10)
+        assert not np.any(values[found.of_rows(~where)])
+    # A mean of values is over all N rows, of which where.sum() are left.
+    factor = 1 if case.returns == "scalar" else N / where.sum()
+    for name, expected in wanted_gradients.items():
+        gradient = factor * gradients[name]
+        if name.startswith("rows"):
+            assert not np.any(gradient[~where]), name
+            gradient = gradient[where]
+        atol = max(case.tolerance / 10 * np.abs(expected).max(initial=0), 1e-6)
+        np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=atol, err_msg=name)
+
+
+def test_masked_rows_are_as_if_absent(found):
+    """NaN in them reaches nothing; the others have the losses and gradients of a batch without."""
+    check_as_if_absent(found, "masked", WHERE)
+    for nothing in jax.tree.leaves(found["nothing counts"]):
+        assert not np.any(nothing)
+
+
+@pytest.mark.slow
+def test_one_row(found):
+    """As the only one of a batch, and as the only one that counts."""
+    check_as_if_absent(found, "extreme one row counts", ONE)
+
+
+def test_nan_in_a_row_that_counts_is_not_hidden(found):
+    if found.name == "multi_similarity mined":
+        return  # NaN is in no pair that is mined
+    values, _ = found["nan"]
+    assert np.isnan(values if found.case.returns == "scalar" else values[2])
+
+
+def test_finite_at_extremes(found):
+    broken = {
+        entry
+        for entry in found.entries
+        for leaf in jax.tree.leaves(found[entry])
+        if entry.startswith("extreme") and not np.all(np.isfinite(leaf))
+    }
+    assert not broken
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("found", parameters(CASES, widens), indirect=True)
+def test_half_precision(found, dtype):
+    """All is computed in float32, from the rounded inputs; rows of 1e4 do not overflow."""
+    case, kind = found.case, HALF[dtype]
+    arrays = {"rows": case.rows, "whole": case.whole}
+    by_scale = [changed(arrays, lambda x, f=f: (x * f).astype(kind)) for f in SCALES.values()]
+    stacked = jax.tree.map(lambda *x: np.stack(x), *by_scale)
+    loss = jax.jit(jax.vmap(lambda arrays: case(*arrays.values(), case.scalars)))
+    for values, scale in zip(loss(stacked), SCALES, strict=True):
+        assert values.dtype == jnp.float32
+        close = functools.partial(np.testing.assert_allclose, np.asarray(values))
+        close(found[dtype + scale][0], rtol=case.tolerance, atol=case.tolerance / 10)
+    wide = found["float32"][0]
+    difference = np.abs(np.mean(found[dtype][0]) - np.mean(wide))
+    assert difference < 1e-2 * np.mean(np.abs(wide))
+    gradients = jax.eval_shape(
+        lambda arrays: values_and_gradients(case, *arrays.values(), case.scalars)[1],
+        by_scale[0],
+    )
+    assert all(g.dtype == kind for name, g in gradients.items() if "scalars" not in name)
+
+
+def test_order_of_rows_does_not_matter(found):
+    wanted = found["plain"][0]
+    if found.case.returns != "scalar":
+        wanted = wanted.reshape(-1, N)[:, ORDER].reshape(-1)
+    np.testing.assert_allclose(
+        found["permuted"][0], wanted, rtol=found.case.tolerance, atol=found.case.tolerance / 10
+    )
+
+
+def test_only_directions_count(found):
+    """Of cosines; other losses see lengths."""
+    values, plain = found["other lengths"][0], found["plain"][0]
+    if found.case.ignores_length:
+        np.testing.assert_allclose(values, plain, rtol=1e-5, atol=1e-6)
+    else:
+        assert np.abs(np.mean(values - plain)) > 1e-3
+
+
+def test_scalars_may_be_traced_and_learned(found):
+    """Gradients are slopes, but of scalars that only make constants."""
+    case = found.case
+    for name, value in case.scalars.items():
+        plain, gradients = found["plain"]
+        above, below = (np.mean(found[f"{name} {word}"][0]) for word in ("above", "below"))
+        slope = gradients[f"scalars {name}"]
+        assert above != below, name
+        if name in case.constants:
+            continue
+        numeric = (above - below) / (0.02 * value)
+        # A difference of float32 means is off by their rounding.
+        rounding = 2e-7 * np.mean(np.abs(plain)) / (0.02 * abs(value))
+        np.testing.assert_allclose(slope, numeric, rtol=2e-3, atol=rounding, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "name", parameters([name for name in CASES if CASES[name].takes("similarity")], widens)
+)
 def test_dot_takes_rows_as_they_are(name):
-    loss, inputs = LOSSES[name][0], inputs_of(name)
-    unit = [x / jnp.linalg.norm(x, axis=-1, keepdims=True) if is_float(x) else x for x in inputs]
-    np.testing.assert_allclose(loss(*unit, similarity="dot"), loss(*inputs), rtol=1e-5, atol=1e-6)
-    longer = [2 * x if is_float(x) else x for x in unit]
-    found = loss(*longer, similarity="dot", temperature=0.4)
+    case = CASES[name]
+
+    def unit(x):
+        return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+    arrays = {"rows": case.rows, "whole": case.whole}
+    loss = jax.jit(
+        lambda arrays, scalars, similarity: case(*arrays.values(), scalars, similarity=similarity),
+        static_argnames="similarity",
+    )
+    found = loss(changed(arrays, unit), case.scalars, "dot")
+    wanted = loss(arrays, case.scalars, "cosine")
+    # tico's covariance is no row, and stays.
+    if "covariance" in case.whole:
+        found = loss(
+            {"rows": changed(arrays, unit)["rows"], "whole": case.whole}, case.scalars, "dot"
+        )
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    assert abs(np.mean(loss(arrays, case.scalars, "dot") - wanted)) > 0.1
     # The weights of dclw see the length too, and the bound of the debiased losses is for unit rows.
-    if name not in ("dclw", "hard_nt_xent", "debiased nt_xent"):
-        np.testing.assert_allclose(found, loss(*inputs, temperature=0.1), rtol=1e-5, atol=1e-6)
+    if "temperature" in case.scalars and not {"sigma", "tau_plus"} & set(case.scalars):
+        longer = changed(arrays, lambda x: 2 * unit(x))
+        found = loss(longer, {"temperature": 4 * case.scalars["temperature"]}, "dot")
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", WITH_TEMPERATURE)
-def test_temperature_may_be_traced(name):
-    loss, inputs = LOSSES[name][0], inputs_of(name)
+@pytest.mark.parametrize(
+    "name",
+    parameters(
+        [name for name in CASES if CASES[name].has_slope],
+        is_fast=lambda case: case.loss is losses.lifted_structure and case.is_fast,
+    ),
+)
+def test_gradients_are_slopes(name):
+    """In float64, along one direction of all arrays; most have golden gradients beside it."""
+    case = CASES[name]
+    _, gradients = jax.jit(functools.partial(values_and_gradients, case))(
+        case.rows, case.whole, case.scalars
+    )
+    with jax.enable_x64(True):
+        wide = map_floats(
+            lambda x: jnp.asarray(x, jnp.float64), {"rows": case.rows, "whole": case.whole}
+        )
+        leaves, structure = jax.tree.flatten(wide)
+        random = np.random.default_rng(3)
+        moves = [random.normal(size=x.shape) if is_float(x) else None for x in leaves]
 
-    def mean_loss(temperature):
-        return jnp.mean(loss(*inputs, temperature=temperature))
+        @jax.jit
+        def mean_loss(step):
+            moved = [x if m is None else x + step * m for x, m in zip(leaves, moves, strict=True)]
+            return jnp.mean(case(*jax.tree.unflatten(structure, moved).values(), case.scalars))
 
-    # Two at once: a population in one program.
-    values, slopes = jax.jit(jax.vmap(jax.value_and_grad(mean_loss)))(jnp.array([0.1, 0.2]))
-    np.testing.assert_allclose(values, [mean_loss(0.1), mean_loss(0.2)], rtol=1e-5)
-    numeric = (mean_loss(0.202) - mean_loss(0.198)) / 0.004
-    np.testing.assert_allclose(slopes[1], numeric, rtol=2e-3)
+        numeric = float((mean_loss(1e-6) - mean_loss(-1e-6)) / 2e-6)
+    along = [g for name, g in numpy_of(gradients).items() if "scalars" not in name]
+    taken = [move for move in moves if move is not None]
+    found = sum(np.sum(gradient * move) for gradient, move in zip(along, taken, strict=True))
+    np.testing.assert_allclose(found, numeric, rtol=1e-4)
 
 
-def test_margin_and_sigma_may_be_traced():
-    inputs = inputs_of("triplet")
-    jitted = jax.jit(lambda margin: losses.triplet(*inputs, margin=margin))
-    np.testing.assert_allclose(jitted(0.7), losses.triplet(*inputs, margin=0.7), rtol=1e-6)
-    jitted = jax.jit(lambda sigma: losses.dclw(*inputs[:2], sigma=sigma))
-    np.testing.assert_allclose(jitted(0.7), losses.dclw(*inputs[:2], sigma=0.7), rtol=1e-5)
+def test_every_loss_is_listed():
+    listed = {case.loss.__name__ for case in CASES.values()}
+    assert listed == set(losses.__all__) - NO_LOSSES
+    assert {case.loss.__name__ for case in CASES.values() if case.is_fast} == listed
+    assert SCALAR_LOSSES == ["uniformity", "barlow_twins", "vicreg", "mmcr"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_scalar_is_listed(name):
+    case = CASES[name]
+    annotations = inspect.get_annotations(case.loss)
+    scalars = {argument for argument, kind in annotations.items() if kind == Scalar}
+    assert scalars == set(case.scalars) | {o for o in case.options if o in scalars}
 
 
 def test_numpy_inputs_are_taken():
-    inputs = [np.asarray(x) for x in inputs_of("nt_xent")]
-    np.testing.assert_array_equal(losses.nt_xent(*inputs), losses.nt_xent(*inputs_of("nt_xent")))
+    inputs = ARRAYS[:2]
+    np.testing.assert_array_equal(
+        losses.nt_xent(*inputs), losses.nt_xent(*map(jnp.asarray, inputs))
+    )

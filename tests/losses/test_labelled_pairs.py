@@ -5,10 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcl.losses.labelled_pairs import circle, lifted_structure, multi_similarity
-from jaxcl.losses.n_pairs import n_pairs
-from jaxcl.losses.pairs import pair_margin
-from jaxcl.losses.pairwise import label_pairs
+from jaxcl import losses
+
+# As their users do: whole programs, and so few compilations.
+circle = jax.jit(losses.circle)
+lifted_structure = jax.jit(losses.lifted_structure, static_argnames="distance")
+multi_similarity = jax.jit(losses.multi_similarity)
+n_pairs, pair_margin = jax.jit(losses.n_pairs), jax.jit(losses.pair_margin)
 
 N, D = 9, 3
 RANDOM = np.random.default_rng(0)
@@ -101,7 +104,7 @@ def test_weights_of_circle_are_constants():
         np.mean(slow_circle(ROWS + step * direction, EVERY, **options, at=ROWS))
         for step in (1e-6, -1e-6)
     )
-    gradient = jax.grad(lambda rows: jnp.mean(circle(rows, LABELS, **options)))(jnp.asarray(ROWS))
+    gradient = jax.jit(jax.grad(lambda rows: jnp.mean(circle(rows, LABELS, **options))))(ROWS)
     np.testing.assert_allclose(np.sum(gradient * direction), (ahead - behind) / 2e-6, rtol=1e-4)
 
 
@@ -119,7 +122,7 @@ def test_lifted_structure(mask, distance):
 
 def test_pairs_from_labels_change_nothing():
     options = {"margin": 0.3, "gamma": 6.0}
-    found = circle(ROWS, LABELS, **options, pairs=label_pairs(LABELS))
+    found = circle(ROWS, LABELS, **options, pairs=losses.label_pairs(LABELS))
     np.testing.assert_array_equal(found, circle(ROWS, LABELS, **options))
 
 
@@ -152,9 +155,9 @@ def test_gradient_of_distances_with_an_offset_and_close_rows():
     def loss(rows):
         return jnp.mean(lifted_structure(rows, labels))
 
-    value, gradient = jax.value_and_grad(loss)(jnp.asarray(rows, jnp.float32))
+    value, gradient = jax.jit(jax.value_and_grad(loss))(np.float32(rows))
     with jax.enable_x64(True):
-        wanted, slope = jax.value_and_grad(loss)(jnp.asarray(rows - 100))
+        wanted, slope = jax.jit(jax.value_and_grad(loss))(rows - 100)
     np.testing.assert_allclose(value, wanted, rtol=1e-6)
     np.testing.assert_allclose(gradient, slope, rtol=1e-4, atol=1e-5 * np.abs(slope).max())
 

@@ -264,3 +264,9 @@ def test_anchors_without_a_triplet_are_said():
     np.testing.assert_array_equal(mined.where, [True, False, False])
     np.testing.assert_array_equal(mined.positive[0], [2, 3])
     np.testing.assert_array_equal(mined.negative[0], [4, 5])
+
+
+def test_older_keys_are_taken():
+    masks = semi_hard_pairs(jax.random.PRNGKey(0), ROWS, LABELS)
+    for mask, expected in zip(masks, semi_hard_pairs(KEY, ROWS, LABELS), strict=True):
+        np.testing.assert_array_equal(mask, expected)

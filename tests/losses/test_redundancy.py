@@ -1,32 +1,15 @@
-"""barlow_twins and vicreg against reference values, and loops over dimensions."""
+"""barlow_twins and vicreg against loops over dimensions."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from jaxcl.losses.redundancy import barlow_twins, vicreg
+from jaxcl import losses
+
+barlow_twins = jax.jit(losses.barlow_twins)
+vicreg = jax.jit(losses.vicreg)
 
 Z0, Z1 = np.random.default_rng(0).normal(size=(2, 10, 4)) * [1.0, 0.3, 2.0, 0.7]
-
-
-def golden_vicreg(z0, z1, *, lambda_, mu, nu):
-    return vicreg(z0, z1, lambd=lambda_, mu=mu, nu=nu)
-
-
-@pytest.mark.parametrize(
-    ("case", "loss"), [("barlow_twins", barlow_twins), ("vicreg", golden_vicreg)]
-)
-def test_golden(golden, case, loss):
-    reference = golden(case)
-    inputs = [jnp.asarray(reference.inputs[name]) for name in ("z0", "z1")]
-    value, gradients = jax.jit(
-        jax.value_and_grad(lambda *z: loss(*z, **reference.parameters), argnums=(0, 1))
-    )(*inputs)
-    np.testing.assert_allclose(value, reference.loss, rtol=1e-5)
-    for name, gradient in zip(("z0", "z1"), gradients, strict=True):
-        wanted = reference.gradients[name]
-        np.testing.assert_allclose(gradient, wanted, rtol=1e-4, atol=1e-6 * np.abs(wanted).max())
 
 
 def test_barlow_twins_by_loops():

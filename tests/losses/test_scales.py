@@ -48,18 +48,3 @@ def test_gradient_passes_the_clamp():
     for _ in range(60):
         parameter = parameter - 0.1 * jax.grad(loss)(parameter)
     np.testing.assert_allclose(parameter, 2, atol=1e-3)
-
-
-def test_bad_arguments():
-    with pytest.raises(ValueError, match=r"temperature is 0, expected above 0"):
-        init_learnable_temperature(0)
-    with pytest.raises(ValueError, match=r"logit_scale has shape \(2,\), expected a scalar"):
-        learnable_temperature(jnp.ones(2))
-    with pytest.raises(TypeError, match=r"logit_scale has dtype int32"):
-        learnable_temperature(jnp.asarray(3))
-    with pytest.raises(ValueError, match=r"max_scale is -1, expected above 0"):
-        learnable_temperature(jnp.asarray(3.0), max_scale=-1)
-    with pytest.raises(ValueError, match=r"scale is 0, expected above 0"):
-        init_scale_and_bias(0)
-    with pytest.raises(ValueError, match=r"bias has shape \(1,\), expected a scalar"):
-        init_scale_and_bias(1.0, jnp.ones(1))

@@ -1,10 +1,13 @@
 """sup_con against its equation, written as loops in float64."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxcl import losses
+
+sup_con = jax.jit(losses.sup_con)
 
 N, M, D = 9, 5, 4
 RANDOM = np.random.default_rng(0)
@@ -38,12 +41,12 @@ def slow(where, with_memory, temperature):
 @pytest.mark.parametrize("where", [np.ones(N, bool), WHERE], ids=["all", "some"])
 def test_equals_its_equation(where, with_memory):
     memory = (MEMORY, MEMORY_LABELS) if with_memory else ()
-    found = losses.sup_con(ROWS, LABELS, *memory, temperature=0.3, where=jnp.asarray(where))
+    found = sup_con(ROWS, LABELS, *memory, temperature=0.3, where=jnp.asarray(where))
     np.testing.assert_allclose(found, slow(where, with_memory, 0.3), rtol=2e-5, atol=1e-6)
 
 
 def test_with_two_views_of_a_class_each_it_is_nt_xent():
     """The authors' remark: without labels, a class is an image."""
     z0, z1 = RANDOM.normal(size=(2, N, D))
-    found = losses.sup_con(np.concatenate([z0, z1]), np.tile(np.arange(N), 2), temperature=0.2)
-    np.testing.assert_allclose(found, losses.nt_xent(z0, z1, temperature=0.2), rtol=1e-5)
+    found = sup_con(np.concatenate([z0, z1]), np.tile(np.arange(N), 2), temperature=0.2)
+    np.testing.assert_allclose(found, jax.jit(losses.nt_xent)(z0, z1, temperature=0.2), rtol=1e-5)
