@@ -157,3 +157,14 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
         f"{name} is {value!r}, expected one of {', '.join(map(repr, choices))}"
         + (f": did you mean {nearest[0]!r}?" if nearest else "")
     )
+
+
+def check_at_least_one(**values: int) -> None:
+    """Checks sizes and counts, given by name.
+
+    Raises:
+      ValueError: if one is below 1.
+    """
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}, expected at least 1")
