@@ -42,6 +42,7 @@ def draw(key: jax.Array, memory: Queue | Bank, n: int) -> Chosen:
 
     Example:
       >>> import jax
+      >>> from jaxcl.memory import init_bank
       >>> draw(jax.random.key(0), init_bank(jax.random.key(1), 100, 8), 5).embeddings.shape
       (5, 8)
     """
