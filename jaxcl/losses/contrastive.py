@@ -112,8 +112,6 @@ def info_nce(
     if ids is not None:
         ids = check_integers("ids", ids, "N", sizes)
 
-    positive = matched_similarity(queries, positives, similarity, where) / temperature
-    queries = prepare(queries, similarity, where)
     if negatives is None:
         if negative_ids is not None:
             raise ValueError("negative_ids came without negatives: the other rows' ids are `ids`")
@@ -125,9 +123,10 @@ def info_nce(
         negatives = prepare(negatives, similarity, where if negatives.ndim == 3 else None)
         pairs = Pairs(ids, negative_ids, where)
         execution = execution.on_this_device()  # what is given is all there is
+    positive = matched_similarity(queries, positives, similarity, where) / temperature
     return similarity_rows(
         "log1p_sumexp",
-        queries,
+        prepare(queries, similarity, where),
         negatives,
         temperature=temperature,
         shift=positive,

@@ -132,7 +132,7 @@ def koleo(
     -log(min_j |x_i - x_j| + epsilon) of unit vectors, an estimate of their entropy but for
     constants; DINOv2 adds it with a small weight. Gradients flow into both of a pair. Two equal
     rows have a gradient of zero, for want of a direction; what is nearest is told by cosines, and
-    so at random among rows closer than about 5e-4.
+    so at random among rows closer than about 5e-4; to a zero row all are alike.
 
     Args:
       x: [N, D] embeddings, normalized here; gradients flow.

@@ -79,11 +79,15 @@ def test_devices(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("with_masks", [False, True], ids=["all", "masked"])
 @pytest.mark.parametrize(("name", "backend"), BY_BACKEND)
-def test_every_mapping_and_number_of_devices(name, backend, with_masks):
-    case = CASES[name]
-    check(masked(case) if with_masks else case, backend)
+def test_every_mapping_and_number_of_devices(name, backend):
+    check(masked(CASES[name]), backend)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "backend"), BY_BACKEND)
+def test_without_masks(name, backend):
+    check(CASES[name], backend, mapping=["vmap"], devices=[8])
 
 
 @pytest.mark.slow
