@@ -96,10 +96,11 @@ def test_memory_of_a_ring_does_not_grow(compiled, name):
     peaks = {devices: each.peak_memory_in_bytes for devices, each in memory.items()}
     for found in (temporaries, peaks):
         assert max(found.values()) <= 1.05 * found[4], found
-    # A device alone has nothing to hand on: with more, no more than what travels, twice.
+    # A device alone has nothing to hand on: with more, what travels and the gradient that stays,
+    # each once as it was and once as it becomes.
     alone = compiled(name, "ring", 1).memory_analysis()
     views = 2 * 4 * ROWS * WIDTH
-    assert peaks[4] <= alone.peak_memory_in_bytes + 4 * views, (peaks, alone)
+    assert peaks[4] <= alone.peak_memory_in_bytes + 6 * views, (peaks, alone)
 
 
 def test_memory_of_gathered_rows_grows(compiled):
