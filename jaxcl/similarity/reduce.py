@@ -35,7 +35,8 @@ class Execution:
 
     Attributes:
       axis_name: mapped axis; the keys of all its devices count.
-      block_size: rows of the matrix held at a time; None: by size.
+      block_size: rows of the matrix held at a time, and as many columns where a tile serves both
+        of its ends; None: by size.
       backend: "dense" holds the matrix; "tiled" a block of its rows; "ring" as well, and never the
         keys of all devices; "auto" picks by size.
     """
