@@ -1,7 +1,7 @@
 """Memory and time of a training step's gradient against the micro-batch that is encoded at a time.
 
     python benchmarks/gradient_cache.py
-    python benchmarks/gradient_cache.py --batch-size 512 --micro-batches 256 64 --method simclr
+    python benchmarks/gradient_cache.py --batch-size 512 --micro-batches 128 --method simclr
 
 A ResNet-18 with the CIFAR stem on pictures of 32x32, batch statistics in groups of --group
 examples. "direct" is jax.value_and_grad of the whole batch. Temporaries are the compiler's; the
@@ -22,7 +22,7 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--method", choices=["moco", "simclr"], default="moco")
-    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--micro-batches", type=int, nargs="+", default=[64, 32])
     parser.add_argument("--group", type=int, default=16, help="examples that share statistics")
     parser.add_argument("--depth", type=int, default=18, help="of the ResNet")

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from jaxcl import losses, memory
-from jaxcl.similarity import Pairs, similarity_rows
+from jaxcl.similarity import Pairs, mutual_similarity_rows, similarity_rows
 from jaxcl.similarity.checks import Scalar
 
 SIZES = {"N": 6, "G": 6, "D": 4, "K": 4, "M": 5, "V": 3, "T": 2, "A": 2, "B": 3, "E": 2}
@@ -126,6 +126,11 @@ CALLS = [
         similarity_rows,
         {"queries": "N D", "keys": "M D", "shift": "N"},
         {"reduction": "logsumexp"},
+    ),
+    Call(
+        mutual_similarity_rows,
+        {"rows": "N D", "shift": "N"},
+        {"reduction": "logsumexp", "halves": True},
     ),
     Call(memory.init_queue, {}, {"key": KEY, "size": 8, "dim": 4}),
     Call(memory.init_bank, {}, {"key": KEY, "size": 8, "dim": 4}),
@@ -351,6 +356,32 @@ OWN = [
         TypeError,
         "pairs.query_ids has dtype float32, expected integers",
     ),
+    (
+        similarity_rows,
+        {"pairs": Pairs(query_where=np.ones(6, np.float32))},
+        TypeError,
+        "pairs.query_where has dtype float32, expected bool",
+    ),
+    (mutual_similarity_rows, {"reduction": "max"}, ValueError, "reduction is 'max', expected one"),
+    (mutual_similarity_rows, {"temperatures": [1, 0]}, ValueError, "temperatures[1] is 0, expec"),
+    (
+        mutual_similarity_rows,
+        {"temperatures": [ones(2)]},
+        ValueError,
+        "temperatures[0] has shape (2,), expected a scalar",
+    ),
+    (
+        mutual_similarity_rows,
+        {"rows": ones(5, 4), "shift": None},
+        ValueError,
+        "rows has shape (5, 4), expected an even number of rows to halve",
+    ),
+    (
+        mutual_similarity_rows,
+        {"pairs": Pairs(np.arange(6), np.ones((6, 6), int))},
+        ValueError,
+        "pairs.key_ids has shape (6, 6), expected [N] with N = 6",
+    ),
     (memory.init_queue, {"size": 0}, ValueError, "size is 0, expected at least 1"),
     (memory.init_queue, {"dim": 0}, ValueError, "dim is 0, expected at least 1"),
     (memory.init_bank, {"size": 0}, ValueError, "size is 0, expected at least 1"),
@@ -373,6 +404,7 @@ OWN = [
     (memory.lookup, {}, ValueError, "axis_name is None: a ShardedBank"),
     (memory.refresh, {}, ValueError, "axis_name is None: a ShardedBank"),
 ]
+PRIMITIVES = (similarity_rows, mutual_similarity_rows)
 OF_PAIRS = [
     (PAIRS._replace(negatives=MASK[:, :2]), ValueError, "pairs.negatives has shape (6, 2), exp"),
     (
@@ -401,7 +433,7 @@ TABLE += [
     Mistake(call, {"pairs": wrong}, kind, (said,))
     for call in CALLS
     if "pairs" in inspect.signature(call.function).parameters
-    and call.function is not similarity_rows  # its are vectors
+    and call.function not in PRIMITIVES  # their pairs are vectors
     for wrong, kind, said in OF_PAIRS
 ]
 
@@ -453,11 +485,12 @@ FREE_OF = {
     memory.nearest: {"memory"},
     memory.hardest: {"memory"},
     similarity_rows: {"pairs"},
+    mutual_similarity_rows: {"pairs", "halves"},
 }
 
 
 @pytest.mark.parametrize(
-    "function", [*public_functions(), similarity_rows], ids=lambda function: function.__name__
+    "function", [*public_functions(), *PRIMITIVES], ids=lambda function: function.__name__
 )
 def test_every_argument_has_its_mistakes(function):
     """A new function, or a new argument, is to be listed above."""

@@ -180,6 +180,7 @@ def quick(*options):
     return lambda tmp_path: ["train", CONFIG, *QUICK, *options]
 
 
+@pytest.mark.slow
 def test_a_corrupt_image_is_named_and_the_run_goes_on(tmp_path, capsys):
     write_pictures(tmp_path / "pictures", [(9, 9)] * 8, "RGB")
     (tmp_path / "pictures" / "3.png").write_bytes(b"nothing")

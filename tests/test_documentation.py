@@ -14,10 +14,30 @@ ROOT = Path(__file__).parents[1]
 MODULES = sorted(
     module.name for module in pkgutil.walk_packages(jaxcl.__path__, "jaxcl.") if not module.ispkg
 )
+# Examples run operation by operation; those of these modules compile many.
+SLOW = {
+    f"jaxcl.{name}"
+    for name in (
+        "augment.transforms",
+        "losses.covariance",
+        "losses.miners",
+        "memory.bank",
+        "methods.gradient_cache",
+        "methods.micro_batches",
+        "testing",
+    )
+}
 README_BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
 
-@pytest.mark.parametrize("name", MODULES)
+def test_slow_modules_exist():
+    assert set(MODULES) >= SLOW
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in MODULES],
+)
 def test_docstring_examples(name):
     module = importlib.import_module(name)
     result = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)

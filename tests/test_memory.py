@@ -219,52 +219,6 @@ def test_draw(state):
     np.testing.assert_array_equal(again.indices, chosen.indices)
 
 
-def test_errors(state):
-    queries = jnp.ones((2, 5))
-    bank = Bank(state.embeddings)
-    cases = [
-        (lambda: memory.init_queue(jax.random.key(0), 0, 4), "size is 0, expected at least 1"),
-        (lambda: memory.init_bank(jax.random.key(0), 4, 0), "dim is 0, expected at least 1"),
-        (lambda: memory.draw(jax.random.key(0), state, 0), "n is 0, expected at least 1"),
-        (lambda: memory.nearest(state, queries, 41), "k is 41, expected 1 to 40"),
-        (lambda: memory.nearest(state, queries, 0), "k is 0, expected 1 to 40"),
-        (
-            lambda: memory.hardest(state, queries, 39, exclude=jnp.zeros((2, 2), int)),
-            "k is 39, expected 1 to 38: the memory has 40 rows, of which 2 may be excluded",
-        ),
-        (
-            lambda: memory.hardest(state, queries, 1, exclude=jnp.zeros(3, int)),
-            r"exclude has shape \(3,\), expected \[N\] with N = 2",
-        ),
-        (lambda: memory.nearest(state, jnp.ones((2, 4)), 1), r"queries has shape .* D = 5"),
-        (
-            lambda: memory.enqueue(Queue(state.embeddings, jnp.int32(0)), jnp.ones((2, 4))),
-            r"keys has shape \(2, 4\), expected \[B, D\] with D = 5",
-        ),
-        (
-            lambda: memory.enqueue(
-                Queue(state.embeddings, jnp.int32(0)), queries, axis_name="devices"
-            ),
-            "axis_name is 'devices', but no axis",
-        ),
-        (
-            lambda: memory.refresh(bank, jnp.arange(3), queries, momentum=0.5),
-            r"embeddings has shape \(2, 5\), expected .* B = 3",
-        ),
-        (
-            lambda: memory.refresh(bank, jnp.arange(2), queries, momentum=1.5),
-            "momentum is 1.5, expected at least 0 and at most 1",
-        ),
-    ]
-    for call, message in cases:
-        with pytest.raises(ValueError, match=message):
-            call()
-    with pytest.raises(TypeError, match="indices has dtype float32, expected integers"):
-        memory.lookup(bank, jnp.ones(2))
-    with pytest.raises(TypeError, match="keys has dtype int32, expected floating point"):
-        memory.enqueue(Queue(state.embeddings, jnp.int32(0)), jnp.ones((2, 5), int))
-
-
 def test_labels_and_ids_lie_beside_their_rows():
     queue = memory.init_queue(jax.random.key(0), SIZE, DIM, labels=True, ids=True)
     assert np.all(queue.labels == -1)

@@ -14,7 +14,7 @@ from jaxcl.similarity.checks import (
     check_choice,
     check_embeddings,
     check_integers,
-    check_shape,
+    check_mask,
     check_where,
 )
 from jaxcl.similarity.rows import similarity_logits
@@ -187,9 +187,8 @@ def check_pairs(pairs: PairMasks, sizes: dict[str, int]) -> PairMasks:
             f"pairs is a {type(pairs).__name__}, expected PairMasks, as miners and label_pairs "
             "return: masks of positives and of negatives"
         )
-    masks = PairMasks(*map(jnp.asarray, pairs))
-    for name, mask in masks._asdict().items():
-        if mask.dtype != jnp.bool_:
-            raise TypeError(f"pairs.{name} has dtype {mask.dtype}, expected bool")
-        check_shape(f"pairs.{name}", mask, "N G", sizes)
-    return masks
+    positives, negatives = pairs
+    return PairMasks(
+        check_mask("pairs.positives", positives, "N G", sizes),
+        check_mask("pairs.negatives", negatives, "N G", sizes),
+    )

@@ -99,12 +99,29 @@ def check_where(value: jax.Array | None, sizes: dict[str, int]) -> jax.Array | N
       TypeError: if it is not boolean.
       ValueError: as `check_shape`.
     """
-    if value is None:
-        return None
+    return None if value is None else check_mask("where", value, "N", sizes)
+
+
+def check_mask(name: str, value: jax.Array, axes: str, sizes: dict[str, int]) -> jax.Array:
+    """Returns `value` as an array, known to be boolean and of the named axes.
+
+    Args:
+      name: the argument's name, for the message.
+      value: the mask.
+      axes: the axes' names, as in "N".
+      sizes: as in `check_shape`.
+
+    Returns:
+      `value` as a jax array.
+
+    Raises:
+      TypeError: if it is not boolean.
+      ValueError: as `check_shape`.
+    """
     value = jnp.asarray(value)
     if value.dtype != jnp.bool_:
-        raise TypeError(f"where has dtype {value.dtype}, expected bool: rows that count are True")
-    check_shape("where", value, "N", sizes)
+        raise TypeError(f"{name} has dtype {value.dtype}, expected bool: what counts is True")
+    check_shape(name, value, axes, sizes)
     return value
 
 

@@ -12,8 +12,8 @@ from jaxcl.similarity.checks import (
     check_choice,
     check_embeddings,
     check_integers,
+    check_mask,
     check_scalar,
-    check_shape,
 )
 from jaxcl.similarity.gather import AxisName, axis_size, gather_rows
 from jaxcl.similarity.measures import at_least_float32
@@ -126,8 +126,9 @@ def similarity_rows(
     sizes: dict[str, int] = {}
     queries = check_embeddings("queries", queries, "N D", sizes)
     keys = check_embeddings("keys", keys, "N M D" if jnp.ndim(keys) == 3 else "M D", sizes)
-    _check_options(reduction, [temperature], shift, ignore_above, sizes)
-    _check_pairs(pairs, sizes)
+    check_scalar("temperature", temperature, above=0)
+    _check_options(reduction, shift, ignore_above, sizes)
+    _check_pairs(pairs, sizes, keys="M")
     if ignore_above is not None:
         limit = jnp.asarray(ignore_above, jnp.float32) / temperature
         pairs = pairs._replace(limit=jax.lax.stop_gradient(limit))
@@ -193,7 +194,7 @@ def mutual_similarity_rows(
       [R] for each temperature, float32.
 
     Raises:
-      ValueError: as in `similarity_rows`.
+      ValueError: as in `similarity_rows`, or if an odd number of rows is to be halved.
       TypeError: as there.
 
     Example:
@@ -203,8 +204,13 @@ def mutual_similarity_rows(
     """
     sizes: dict[str, int] = {}
     rows = check_embeddings("rows", rows, "N D", sizes)
-    _check_options(reduction, temperatures, shift, ignore_above, sizes)
+    for number, temperature in enumerate(temperatures):
+        check_scalar(f"temperatures[{number}]", temperature, above=0)
+    _check_options(reduction, shift, ignore_above, sizes)
+    _check_pairs(pairs, sizes, keys="N")
     half = len(rows) // 2
+    if halves and 2 * half != len(rows):
+        raise ValueError(f"rows has shape {rows.shape}, expected an even number of rows to halve")
     on_one_device = axis_size(execution.axis_name) == 1
     is_softmax = reduction != "sum_softplus"
     if is_softmax and on_one_device and execution.choose(rows, rows) == "tiled":
@@ -248,32 +254,30 @@ def mutual_similarity_rows(
 
 def _check_options(
     reduction: Reduction,
-    temperatures: Sequence[Scalar],
     shift: jax.Array | None,
     ignore_above: Scalar | None,
     sizes: dict[str, int],
 ) -> None:
     check_choice("reduction", reduction, get_args(Reduction))
-    for temperature in temperatures:
-        check_scalar("temperature", temperature, above=0)
     if shift is not None:
         check_embeddings("shift", shift, "N", sizes)
     if ignore_above is not None:
         check_scalar("ignore_above", ignore_above)
 
 
-def _check_pairs(pairs: Pairs, sizes: dict[str, int]) -> None:
+def _check_pairs(pairs: Pairs, sizes: dict[str, int], keys: str) -> None:
+    """`keys`: the name of the keys' axis."""
     if pairs.query_ids is not None:
         check_integers("pairs.query_ids", pairs.query_ids, "N", sizes)
     if pairs.key_ids is not None:
-        axes = "M" if jnp.ndim(pairs.key_ids) == 1 else "N M"
+        axes = "N M" if keys == "M" and jnp.ndim(pairs.key_ids) == 2 else keys
         check_integers("pairs.key_ids", pairs.key_ids, axes, sizes)
     for name, where, axes in (
         ("query_where", pairs.query_where, "N"),
-        ("key_where", pairs.key_where, "M"),
+        ("key_where", pairs.key_where, keys),
     ):
         if where is not None:
-            check_shape(f"pairs.{name}", where, axes, sizes)
+            check_mask(f"pairs.{name}", where, axes, sizes)
 
 
 def _dense_rows(

@@ -83,7 +83,7 @@ def test_values(reduction, halves, block, pairs):
 
 
 @pytest.mark.parametrize("pairs", [pytest.param("all", marks=SLOW), "some"])
-@pytest.mark.parametrize("halves", [False, True])
+@pytest.mark.parametrize("halves", [pytest.param(False, marks=SLOW), True])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_gradients_by_finite_differences(reduction, halves, pairs):
     weights = RANDOM.uniform(0.5, 2, (2, R))

@@ -65,8 +65,22 @@ def value_and_gradients(loss, arrays, weights):
     return values, gradients
 
 
-@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["uniform", "weighted"])
-@pytest.mark.parametrize("case", LOSSES)
+# Of each reduction one, of each way to weigh its rows.
+FAST = {("queue", "weighted"), ("nt_xent", "uniform"), ("siglip", "weighted")}
+
+
+@pytest.mark.parametrize(
+    ("case", "weights"),
+    [
+        pytest.param(
+            *(case, weights),
+            id=f"{case}-{name}",
+            marks=[] if (case, name) in FAST else pytest.mark.slow,
+        )
+        for case in LOSSES
+        for name, weights in {"uniform": None, "weighted": WEIGHTS}.items()
+    ],
+)
 def test_kernels_in_a_loss(on_tpu, case, weights):
     loss, arrays = LOSSES[case]
     wanted = value_and_gradients(loss, arrays, weights)

@@ -19,7 +19,7 @@ SHAPES = [
     (37, 131, 20),
     (1, 5, 3),
     (7, 1, 1),
-    (300, 700, 64),
+    pytest.param((300, 700, 64), marks=SLOW),
     pytest.param((300, 700, 128), marks=SLOW),
     pytest.param((1100, 600, 24), marks=SLOW),
     pytest.param((512, 1024, 16), marks=SLOW),

@@ -108,7 +108,7 @@ def test_first_20_losses_agree_on_any_devices_under_both_mappings(tmp_path, quie
         np.testing.assert_allclose(ours, reference, rtol=0, atol=1e-5, err_msg=str(which))
 
 
-@pytest.mark.parametrize("stop", [1, 7])
+@pytest.mark.parametrize("stop", [pytest.param(1, marks=pytest.mark.slow), 7])
 def test_stopped_and_resumed_ends_with_the_very_same_arrays(
     tmp_path, experiment, quiet, monkeypatch, stop
 ):
@@ -188,6 +188,7 @@ def test_any_run_resumes_with_the_very_same_arrays(tmp_path, quiet, monkeypatch,
     np.testing.assert_array_equal(losses(tmp_path / "parts"), losses(tmp_path / "whole"))
 
 
+@pytest.mark.slow
 def test_stopped_on_8_devices_goes_on_on_2_under_the_other_mapping(
     tmp_path, experiment, quiet, monkeypatch
 ):
