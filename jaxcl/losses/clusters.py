@@ -141,7 +141,8 @@ def swav(
       where: [N] bool, rows that count, or None: all.
 
     Returns:
-      [N] loss of each example, in nats; 0 where `where` is False. The paper's loss is its mean.
+      [N] loss of each example, in nats; 0 where `where` is False. The paper sums over
+      the pairs of views.
 
     Raises:
       ValueError: if shapes disagree, there is no second view, temperature or epsilon <= 0, or

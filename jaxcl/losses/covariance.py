@@ -27,7 +27,7 @@ def tico(
     axis_name: AxisName | None = None,
     where: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """TiCo: views alike, and not along directions that were common (Zhu et al., 2022, section 3).
+    """TiCo: views alike, and not along directions that were common (Zhu et al., 2022, eq. 4).
 
     1 - z0_i . z1_i + rho z0_i^T C z0_i for each row, of unit embeddings, with C = beta C +
     (1 - beta) mean_i z0_i z0_i^T, moved before it is used. C is a constant to the gradient.
@@ -166,7 +166,7 @@ def w_mse(
     axis_name: AxisName | None = None,
     where: jax.Array | None = None,
 ) -> jax.Array:
-    """W-MSE: squared distance of whitened, then normalized views (Ermolov et al., 2021, sec. 3).
+    """W-MSE: squared distance of whitened, then normalized views (Ermolov et al., 2021).
 
     Each view is whitened over the whole batch: W (z - mean), with W the inverse Cholesky factor of
     its covariance. Of unit vectors, the squared distance is 2 - 2 cosine. To whiten in slices of

@@ -32,7 +32,7 @@ def multi_similarity(
     """Multi-similarity: pairs weigh by their own similarity and by the others' (Wang et al., 2019).
 
     log(1 + sum_p exp(-alpha (s_ip - base))) / alpha + log(1 + sum_n exp(beta (s_in - base))) / beta
-    (eq. 15), p the other rows of the anchor's class, n those of other classes. The paper's loss is
+    over the other rows p of the anchor's class and the rows n of other classes. The paper's loss is
     over mined pairs, and has alpha 2, beta 50, base 1; its authors' code has beta 40, base 0.5:
 
       pairs = multi_similarity_pairs(embeddings, labels)

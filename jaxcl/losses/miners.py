@@ -268,7 +268,7 @@ def multi_similarity_pairs(
     """The mining of multi-similarity: pairs that are hard for their anchor (Wang et al., 2019).
 
     Negatives more similar than the least similar positive less `epsilon`, and positives less
-    similar than the most similar negative plus `epsilon` (section 4.1).
+    similar than the most similar negative plus `epsilon`.
 
     Args:
       embeddings: [N, D].

@@ -17,7 +17,7 @@ def n_pairs(
     block_size: int | None = None,
     backend: Backend = "auto",
 ) -> jax.Array:
-    """N-pairs: the positive against those of other classes (Sohn, 2016, section 3.2, N-pair-mc).
+    """N-pairs: the positive against those of other classes (Sohn, 2016, N-pair-mc).
 
     log(1 + sum_j exp(a_i . p_j - a_i . p_i)): `info_nce` of embeddings as they are, at temperature
     1. The paper keeps their length down with a small multiple of the mean squared length, which is

@@ -127,7 +127,7 @@ def koleo(
     axis_name: AxisName | None = None,
     where: jax.Array | None = None,
 ) -> jax.Array:
-    """KoLeo: rows away from their nearest neighbour (Sablayrolles et al., 2019, section 3).
+    """KoLeo: rows away from their nearest neighbour (Sablayrolles et al., 2019).
 
     -log(min_j |x_i - x_j| + epsilon) of unit vectors, an estimate of their entropy but for
     constants; DINOv2 adds it with a small weight. Gradients flow into both of a pair. Two equal

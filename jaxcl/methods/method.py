@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import chex
@@ -65,8 +66,29 @@ class Method(abc.ABC):
           axis_name: mapped axis of the devices.
 
         Returns:
-          Embeddings (a tuple of [N, D] arrays, the online network's first) and the new state.
+          Embeddings (a tuple of [N, ...] arrays, the online network's first [N, D]) and the new
+          state. Row i of each is of example i.
         """
+
+    def row_by_row(
+        self, batch: Batch, *, key: jax.Array, axis_name: str | None = None
+    ) -> tuple["Method", Batch, Callable[[Any], Any]]:
+        """`represent` in parts: what has to see the whole batch, taken out of it.
+
+        A method that moves examples within the batch says here how, for those who encode a part of
+        the batch at a time.
+
+        Args:
+          batch: this device's views.
+          key: as in `represent`.
+          axis_name: as in `represent`.
+
+        Returns:
+          A method that represents each row by itself, the batch for it, and a function that turns
+          the embeddings of that whole batch into those of `represent`.
+        """
+        del key, axis_name
+        return self, batch, lambda embeddings: embeddings
 
     @abc.abstractmethod
     def objective(

@@ -10,10 +10,7 @@ import jax
 
 from jaxcl.encoders import BatchNorm
 from jaxcl.methods.gradient_cache import check_rows, row_count, split_rows, two_passes
-from jaxcl.methods.method import Batch, Method, Metrics, Params, two_views
-from jaxcl.methods.moco import MoCo
-from jaxcl.methods.shuffle import shuffle_rows, unshuffle_rows
-from jaxcl.methods.simclr import SimCLR
+from jaxcl.methods.method import Batch, Method, Metrics, Params
 
 _GROUPS = "batch_norm_groups"
 """The field of a network that sets the groups of its batch statistics."""
@@ -33,7 +30,8 @@ def cached_loss_and_grad(method: Method, *, micro_batch: int | None) -> LossAndG
       Then each micro-batch normalizes its groups as the whole batch would, and running statistics
       are the average over micro-batches. Statistics of the whole batch are refused: they are not
       those of its parts, so neither would the gradient be.
-    - MoCo's keys are shuffled over the whole batch before it is cut.
+    - What moves examples within the batch is said by `Method.row_by_row`: MoCo's keys are shuffled
+      over the whole batch before it is cut.
     - `key` comes to every micro-batch as it comes to every device: the same. Draws have to hang on
       it and the example's number (`jax.random.fold_in(key, index)`), not on places in the batch.
 
@@ -75,17 +73,16 @@ def cached_loss_and_grad(method: Method, *, micro_batch: int | None) -> LossAndG
     ) -> tuple[tuple[jax.Array, tuple[Any, Metrics]], Params]:
         if row_count(split_rows(batch, size)) == 1:
             return direct(params, state, batch, key=key, progress=progress, axis_name=axis_name)
-        rows = _by_rows(method, batch, key, axis_name)
-        chunks = split_rows(rows.batch, size)
+        by_rows, arranged, restore = method.row_by_row(batch, key=key, axis_name=axis_name)
+        chunks = split_rows(arranged, size)
         count = row_count(chunks)
-        chunk_method = _for_micro_batches(rows.method, params, state, rows.batch, count, key)
+        chunk_method = _for_micro_batches(by_rows, params, state, arranged, count, key)
         changed: list[int] = []
 
         def represent(params: Params, chunk: Batch) -> tuple[Any, list[jax.Array]]:
             embeddings, after = chunk_method.represent(
                 params, state, chunk, key=key, axis_name=axis_name
             )
-            embeddings = rows.fold(embeddings)
             check_rows(embeddings, size)
             changed[:] = _changed(state, after)
             leaves = jax.tree.leaves(after)
@@ -101,7 +98,7 @@ def cached_loss_and_grad(method: Method, *, micro_batch: int | None) -> LossAndG
             loss, after, metrics = method.objective(
                 params,
                 jax.tree.unflatten(structure, leaves),
-                rows.unfold(embeddings),
+                restore(embeddings),
                 batch,
                 progress=progress,
                 axis_name=axis_name,
@@ -111,38 +108,6 @@ def cached_loss_and_grad(method: Method, *, micro_batch: int | None) -> LossAndG
         return two_passes(represent, objective, params, chunks)
 
     return loss_and_grad
-
-
-@dataclasses.dataclass(frozen=True)
-class _Rows:
-    """A method and its batch such that row i of what it represents comes from row i alone."""
-
-    method: Method
-    batch: Batch
-    fold: Callable[[Any], Any] = lambda embeddings: embeddings
-    """What the method returns -> one row an example."""
-    unfold: Callable[[Any], Any] = lambda embeddings: embeddings
-    """Its inverse, for the whole batch, which also undoes what was done to the batch."""
-
-
-def _by_rows(method: Method, batch: Batch, key: jax.Array, axis_name: str | None) -> _Rows:
-    """Takes out of the method what moves rows of the whole batch."""
-    if isinstance(method, MoCo) and method.shuffle:
-        query_view, key_view = two_views(batch, method)
-        shuffled = shuffle_rows(key, key_view, axis_name)
-        return _Rows(
-            dataclasses.replace(method, shuffle=False),
-            dataclasses.replace(batch, views=(query_view, shuffled)),
-            unfold=lambda rows: (rows[0], unshuffle_rows(key, rows[1], axis_name)),
-        )
-    if isinstance(method, SimCLR) and method.queue_size:  # keys of both views, by example
-        return _Rows(
-            method,
-            batch,
-            fold=lambda rows: (*rows[:2], rows[2].reshape(len(rows[0]), 2, -1)),
-            unfold=lambda rows: (*rows[:2], rows[2].reshape(2 * len(rows[0]), -1)),
-        )
-    return _Rows(method, batch)
 
 
 def _changed(before: Any, after: Any) -> list[int]:

@@ -1,6 +1,7 @@
 """Momentum contrast: a queue of keys from a slowly moving encoder (v1, v2), and without it (v3)."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -110,6 +111,19 @@ class MoCo(Method):
             state, batch_stats=batch_stats, target_batch_stats=target_batch_stats
         )
         return (queries, keys), state
+
+    def row_by_row(
+        self, batch: Batch, *, key: jax.Array, axis_name: str | None = None
+    ) -> tuple["MoCo", Batch, Callable[[Any], Any]]:
+        if not self.shuffle:
+            return self, batch, lambda embeddings: embeddings
+        query_view, key_view = two_views(batch, self)
+        shuffled = shuffle_rows(key, key_view, axis_name)
+        return (
+            dataclasses.replace(self, shuffle=False),
+            dataclasses.replace(batch, views=(query_view, shuffled)),
+            lambda embeddings: (embeddings[0], unshuffle_rows(key, embeddings[1], axis_name)),
+        )
 
     def objective(
         self,

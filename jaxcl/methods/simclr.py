@@ -116,8 +116,7 @@ class SimCLR(Method):
             train=True,
             axis_name=axis_name,
         )
-        # Example by example: an order that is the same on any number of devices.
-        keys = jnp.stack(jnp.split(keys, 2), axis=1).reshape(keys.shape)
+        keys = jnp.stack(jnp.split(keys, 2), axis=1)  # [N, 2, D]
         keys = jax.lax.stop_gradient(l2_normalize(keys))
         slow = dataclasses.replace(state.memory, batch_stats=slow_stats)
         return (*both, keys), dataclasses.replace(state, memory=slow)
@@ -144,9 +143,10 @@ class SimCLR(Method):
         if slow is not None and past is not None:
             candidates = jnp.concatenate([candidates, past])
             is_negative = jnp.pad(is_negative, [(0, 0), (0, len(past))], constant_values=True)
-            slow = dataclasses.replace(
-                slow, queue=memory.enqueue(slow.queue, keys[0], axis_name=axis_name)
-            )
+            # Example by example: an order that is the same on any number of devices.
+            entering = keys[0].reshape(-1, z0.shape[-1])
+            queue = memory.enqueue(slow.queue, entering, axis_name=axis_name)
+            slow = dataclasses.replace(slow, queue=queue)
         metrics = contrast_health(z0, z1, candidates, is_negative) | spread_health(z0, axis_name)
         return losses.mean(), dataclasses.replace(state, memory=slow), metrics
 
