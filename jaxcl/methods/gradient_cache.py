@@ -20,7 +20,8 @@ def grad_cache(
     own. They do once each row's embedding gradient is known (Gao, Zhang, Han & Callan, 2021,
     sections 3.2 and 3.3; Pham et al., 2021): encode without keeping activations, differentiate the
     objective with respect to all embeddings, then encode each micro-batch again and pull its part
-    of that gradient back. The encoder runs forward twice, and holds the activations of one micro-batch.
+    of that gradient back. The encoder runs forward twice, and holds the activations of one
+    micro-batch.
 
     Equal to the direct gradient up to floating-point order, as long as `represent` treats each row
     by itself. Statistics over rows (BatchNorm in training) would be those of the micro-batch: keep
