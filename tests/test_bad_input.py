@@ -113,6 +113,7 @@ CALLS = [
     Call(losses.tico, {"z0": "N D", "z1": "N D", "covariance": "D D"}),
     Call(losses.mmcr, {"views": "V N D"}),
     Call(losses.w_mse, {"views": "V N D"}),
+    Call(losses.sig_reg, {"x": "N D"}, {"key": KEY}),
     Call(losses.label_pairs, {"labels": "N"}),
     Call(losses.hard_pairs, RETRIEVAL),
     Call(losses.semi_hard_pairs, RETRIEVAL, {"key": KEY, "margin": 0.5}),
@@ -250,7 +251,7 @@ ABOVE_ZERO = {
     "student_temperature": [losses.dino],
     "teacher_temperature": [losses.dino],
     "smallest": [losses.distance_weighted_pairs],
-    "largest": [losses.distance_weighted_pairs],
+    "largest": [losses.distance_weighted_pairs, losses.sig_reg],
     "scale": [losses.init_scale_and_bias],
     "max_scale": [losses.learnable_temperature],
 }
@@ -337,6 +338,9 @@ OWN = [
         TypeError,
         "key has dtype key<fry> and shape (2,), expected one key",
     ),
+    (losses.sig_reg, {"key": 0}, TypeError, "key has dtype int32 and shape (), expected one key"),
+    (losses.sig_reg, {"directions": 0}, ValueError, "directions is 0, expected at least 1"),
+    (losses.sig_reg, {"knots": 1}, ValueError, "knots is 1, expected an integer of at least 2"),
     (similarity_rows, {"reduction": "logsumexp "}, ValueError, "reduction is 'logsumexp ', expec"),
     (
         similarity_rows,

@@ -4,6 +4,7 @@ from jaxcl.losses.clusters import dino, sinkhorn, swav, update_center
 from jaxcl.losses.contrastive import info_nce, nt_xent
 from jaxcl.losses.covariance import mmcr, tico, w_mse
 from jaxcl.losses.decoupled import dcl, dclw
+from jaxcl.losses.gaussianity import sig_reg
 from jaxcl.losses.hard_negatives import hard_nt_xent
 from jaxcl.losses.image_text import clip, siglip
 from jaxcl.losses.labelled_pairs import circle, lifted_structure, multi_similarity
@@ -61,6 +62,7 @@ __all__ = [
     "nt_xent",
     "pair_margin",
     "semi_hard_pairs",
+    "sig_reg",
     "siglip",
     "sinkhorn",
     "sup_con",

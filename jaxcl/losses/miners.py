@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from jaxcl.losses.pairwise import PairMasks, check_pairs, labelled_rows
 from jaxcl.similarity import AxisName, axis_size, gather_rows, row_numbers
-from jaxcl.similarity.checks import Scalar, check_embeddings, check_scalar
+from jaxcl.similarity.checks import Scalar, check_embeddings, check_key, check_scalar
 
 
 class MinedTriplets(NamedTuple):
@@ -89,16 +89,6 @@ def _drawn(
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
     noise = jax.vmap(lambda key: jax.random.gumbel(key, mask.shape[1:]))(keys)
     return _largest(log_weights + noise, mask)
-
-
-def _check_key(key: jax.Array) -> None:
-    """A key as `jax.random.key` makes it, or the older kind of two uint32."""
-    dtype, shape = jnp.asarray(key).dtype, jnp.shape(key)
-    is_key = jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ()
-    if not is_key and not (dtype == jnp.uint32 and len(shape) == 1):
-        raise TypeError(
-            f"key has dtype {dtype} and shape {shape}, expected one key, as jax.random.key(0) makes"
-        )
 
 
 def hard_pairs(
@@ -182,7 +172,7 @@ def semi_hard_pairs(
       >>> print(negatives[0].astype(int))  # 1.0 is nearer than the positive
       [0 0 0 1]
     """
-    _check_key(key)
+    check_key(key)
     if margin is not None:
         check_scalar("margin", margin, above=0)
     rows = labelled_rows(embeddings, labels, None, axis_name, where)
@@ -239,7 +229,7 @@ def distance_weighted_pairs(
       >>> print(bool(negatives[0, 1] | negatives[0, 3]), bool(negatives[0, 2]))  # 2 is too far
       True False
     """
-    _check_key(key)
+    check_key(key)
     check_scalar("smallest", smallest, above=0)
     check_scalar("largest", largest, above=0, at_most=2)
     rows = labelled_rows(embeddings, labels, None, axis_name, where)

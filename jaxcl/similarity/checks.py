@@ -185,3 +185,20 @@ def check_at_least_one(**values: int) -> None:
     for name, value in values.items():
         if value < 1:
             raise ValueError(f"{name} is {value}, expected at least 1")
+
+
+def check_key(key: jax.Array) -> None:
+    """Checks an argument called `key`: as `jax.random.key` makes it, or two uint32, as of old.
+
+    Args:
+      key: the key.
+
+    Raises:
+      TypeError: if it is not one key.
+    """
+    dtype, shape = jnp.asarray(key).dtype, jnp.shape(key)
+    is_key = jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ()
+    if not is_key and not (dtype == jnp.uint32 and len(shape) == 1):
+        raise TypeError(
+            f"key has dtype {dtype} and shape {shape}, expected one key, as jax.random.key(0) makes"
+        )

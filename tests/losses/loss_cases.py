@@ -312,6 +312,13 @@ CASES = {
         ignores_length=True,
     ),
     "koleo": Case(losses.koleo, {"x": X}, {"epsilon": 1e-3}, ignores_length=True),
+    "sig_reg": Case(
+        losses.sig_reg,
+        {"x": X},
+        {"largest": 3.0},
+        options={"key": jax.random.key(0), "directions": 8, "knots": 5},
+        returns="scalar",
+    ),
     "barlow_twins": Case(
         losses.barlow_twins,
         {"z0": VIEWS[0], "z1": VIEWS[1]},

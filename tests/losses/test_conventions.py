@@ -343,7 +343,7 @@ def test_every_loss_is_listed():
     listed = {case.loss.__name__ for case in CASES.values()}
     assert listed == set(losses.__all__) - NO_LOSSES
     assert {case.loss.__name__ for case in CASES.values() if case.is_fast} == listed
-    assert SCALAR_LOSSES == ["uniformity", "barlow_twins", "vicreg", "mmcr"]
+    assert SCALAR_LOSSES == ["uniformity", "sig_reg", "barlow_twins", "vicreg", "mmcr"]
 
 
 @pytest.mark.parametrize("name", CASES)
