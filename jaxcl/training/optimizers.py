@@ -65,6 +65,8 @@ class Optimizer(abc.ABC):
     """Factor of the decay of parameters towards 0."""
     clip_norm: float | None = None
     """Scale gradients down to this global norm; None: leave them."""
+    constant: tuple[str, ...] = ()
+    """Networks whose learning rate stays at its peak, such as ("predictor",) of SimSiam."""
 
     def __post_init__(self) -> None:
         if not self.learning_rate > 0:
@@ -80,14 +82,50 @@ class Optimizer(abc.ABC):
         factor = {"linear": ratio, "sqrt": ratio**0.5, "none": 1.0}[self.scaling]
         return self.learning_rate * factor
 
-    def build(self, learning_rate: optax.Schedule) -> optax.GradientTransformation:
-        """The optax transformation at this learning rate."""
+    def build(
+        self, learning_rate: optax.Schedule, *, peak: float = 1.0, total_steps: int = 1
+    ) -> optax.GradientTransformation:
+        """The optax transformation.
+
+        Args:
+          learning_rate: by the step.
+          peak: what networks with a constant learning rate have.
+          total_steps: length of the run, for what else changes with its progress.
+
+        Returns:
+          A transformation of parameters by network. Its state has the same structure whatever
+          these are.
+        """
         clip = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
-        return optax.chain(*clip, self._update_rule(learning_rate))
+        steady = [self._steady(learning_rate, peak)] if self.constant else []
+        return optax.chain(*clip, self._update_rule(learning_rate, total_steps), *steady)
+
+    def _steady(self, learning_rate: optax.Schedule, peak: float) -> optax.GradientTransformation:
+        """Undoes the schedule for the networks that are constant."""
+
+        def ratio(step: jax.Array) -> jax.Array:
+            rate = jnp.asarray(learning_rate(step))
+            return jnp.where(rate > 0, peak / jnp.where(rate > 0, rate, 1), 0)
+
+        def is_constant(params: Any) -> Any:
+            unknown = set(self.constant) - set(params)
+            if unknown:
+                raise ValueError(
+                    f"optimizer.constant names {sorted(unknown)[0]!r}, expected some of the "
+                    f"method's networks: {', '.join(params)}"
+                )
+            return {
+                name: jax.tree.map(lambda _, name=name: name in self.constant, network)
+                for name, network in params.items()
+            }
+
+        return optax.masked(optax.scale_by_schedule(ratio), is_constant)
 
     @abc.abstractmethod
-    def _update_rule(self, learning_rate: optax.Schedule) -> optax.GradientTransformation:
-        """What turns gradients into updates, clipping aside."""
+    def _update_rule(
+        self, learning_rate: optax.Schedule, total_steps: int
+    ) -> optax.GradientTransformation:
+        """What turns gradients into updates, clipping and constant networks aside."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +139,9 @@ class SGD(Optimizer):
     decay: Literal["all", "matrices"] = "all"
     """What decays: every parameter (MoCo), or none of biases and norms."""
 
-    def _update_rule(self, learning_rate: optax.Schedule) -> optax.GradientTransformation:
+    def _update_rule(
+        self, learning_rate: optax.Schedule, total_steps: int
+    ) -> optax.GradientTransformation:
         return optax.chain(
             optax.add_decayed_weights(
                 self.weight_decay, None if self.decay == "all" else is_matrix
@@ -128,8 +168,12 @@ class LARS(Optimizer):
     """What the velocity averages: gradients (BYOL's LARS) or updates (SimCLR's)."""
     trust_coefficient: float = 0.001
     """Learning rate of a layer relative to the ratio of its norm to its gradient's."""
+    vector_rate: float = 1.0
+    """Learning rate of biases and norms relative to that of matrices; Barlow Twins: 0.024."""
 
-    def _update_rule(self, learning_rate: optax.Schedule) -> optax.GradientTransformation:
+    def _update_rule(
+        self, learning_rate: optax.Schedule, total_steps: int
+    ) -> optax.GradientTransformation:
         adapt = optax.chain(
             optax.add_decayed_weights(self.weight_decay),
             optax.scale_by_trust_ratio(trust_coefficient=self.trust_coefficient),
@@ -137,7 +181,8 @@ class LARS(Optimizer):
         velocity = optax.trace(self.momentum)
         rate = optax.scale_by_learning_rate(learning_rate)
         order = (velocity, rate) if self.velocity == "gradients" else (rate, velocity)
-        return optax.chain(optax.masked(adapt, is_matrix), *order)
+        vectors = optax.masked(optax.scale(self.vector_rate), is_vector)
+        return optax.chain(optax.masked(adapt, is_matrix), vectors, *order)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,18 +199,34 @@ class AdamW(Optimizer):
     """Share of the mean of squared gradients kept at each step."""
     eps: float = 1e-8
     """Added to the denominator."""
+    final_weight_decay: float | None = None
+    """Where the decay ends along half a cosine (DINO: from 0.04 to 0.4); None: it stays."""
 
-    def _update_rule(self, learning_rate: optax.Schedule) -> optax.GradientTransformation:
-        return optax.adamw(
-            learning_rate,
-            b1=self.b1,
-            b2=self.b2,
-            eps=self.eps,
-            weight_decay=self.weight_decay,
-            mask=is_matrix,
+    def _update_rule(
+        self, learning_rate: optax.Schedule, total_steps: int
+    ) -> optax.GradientTransformation:
+        decay: float | optax.Schedule = self.weight_decay
+        if self.final_weight_decay is not None:
+            decay = self._rising(self.final_weight_decay, total_steps)
+        return optax.chain(
+            optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps),
+            optax.add_decayed_weights(decay, is_matrix),
+            optax.scale_by_learning_rate(learning_rate),
         )
+
+    def _rising(self, final: float, total_steps: int) -> optax.Schedule:
+        def decay(step: jax.Array) -> jax.Array:
+            share = (1 - jnp.cos(jnp.pi * jnp.minimum(step / total_steps, 1))) / 2
+            return self.weight_decay + (final - self.weight_decay) * share
+
+        return decay
 
 
 def is_matrix(params: Any) -> Any:
     """True for each parameter with two axes or more: not for biases, nor a norm's scale."""
     return jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params)
+
+
+def is_vector(params: Any) -> Any:
+    """The others."""
+    return jax.tree.map(lambda leaf: jnp.ndim(leaf) <= 1, params)

@@ -100,14 +100,13 @@ def _set_up(experiment: Experiment) -> Setup:
     total_steps = max(1, round(train.epochs * epoch))
     _check_evaluation(experiment, source)
     notices = experiment.method.check(batch_size=train.batch_size, examples=len(source))
-    learning_rate = experiment.schedule.build(
-        experiment.optimizer.peak(train.batch_size), total_steps=total_steps, steps_per_epoch=epoch
-    )
+    peak = experiment.optimizer.peak(train.batch_size)
+    learning_rate = experiment.schedule.build(peak, total_steps=total_steps, steps_per_epoch=epoch)
     setup = Setup(
         experiment=experiment,
         source=source,
         devices=DeviceMap(devices, run.mapping),
-        optimizer=experiment.optimizer.build(learning_rate),
+        optimizer=experiment.optimizer.build(learning_rate, peak=peak, total_steps=total_steps),
         learning_rate=learning_rate,
         steps_per_epoch=epoch,
         total_steps=total_steps,

@@ -123,3 +123,44 @@ def test_wrong_settings_are_named():
         SGD(learning_rate=0)
     with pytest.raises(ValueError, match=r"optimizer.weight_decay"):
         AdamW(weight_decay=-1.0)
+
+
+def test_constant_networks_keep_the_peak():
+    """The predictor moves as under a constant schedule, the encoder as without the field."""
+    params = {"encoder": {"w": jnp.ones((2, 2))}, "predictor": {"w": jnp.ones((2, 2))}}
+    grads = [jax.tree.map(lambda x, step=step: x * (step + 1), params) for step in range(4)]
+    rates = jnp.array([0.1, 0.07, 0.03, 0.01])
+
+    def end(optimizer, schedule):
+        transformation = optimizer.build(schedule, peak=0.1)
+        state, moved = transformation.init(params), params
+        for gradient in grads:
+            updates, state = transformation.update(gradient, state, moved)
+            moved = optax.apply_updates(moved, updates)
+        return moved
+
+    found = end(SGD(constant=("predictor",)), lambda step: rates[step])
+    plain = end(SGD(), lambda step: rates[step])
+    steady = end(SGD(), lambda step: 0.1)
+    np.testing.assert_allclose(found["predictor"]["w"], steady["predictor"]["w"], rtol=1e-6)
+    np.testing.assert_allclose(found["encoder"]["w"], plain["encoder"]["w"], rtol=1e-6)
+    with pytest.raises(ValueError, match=r"names 'prediktor', expected .* encoder, predictor"):
+        end(SGD(constant=("prediktor",)), lambda step: 0.1)
+
+
+def test_vectors_of_lars_have_a_rate_of_their_own():
+    params, grads, rates = lars_case()
+    plain, slow = (replay(LARS(vector_rate=rate), rates, params, grads) for rate in (1.0, 0.5))
+    np.testing.assert_array_equal(slow["w"], plain["w"])
+    np.testing.assert_allclose(slow["b"] - params["b"], 0.5 * (plain["b"] - params["b"]), atol=1e-6)
+
+
+def test_weight_decay_rises_along_a_cosine():
+    optimizer = AdamW(weight_decay=0.04, final_weight_decay=0.4)
+    params = {"w": jnp.ones((1, 1))}
+    transformation = optimizer.build(lambda step: 1.0, total_steps=10)
+    state = transformation.init(params)
+    for step in range(12):
+        updates, state = transformation.update({"w": jnp.zeros((1, 1))}, state, params)
+        wanted = 0.4 - 0.36 * (np.cos(np.pi * min(step / 10, 1)) + 1) / 2
+        np.testing.assert_allclose(updates["w"], -wanted, rtol=1e-6)
