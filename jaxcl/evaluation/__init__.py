@@ -4,11 +4,13 @@ Nothing here knows methods, training or data; every function is deterministic, s
 draws, and takes NumPy or JAX arrays.
 """
 
+from jaxcl.evaluation.clustering import Clustering, clustering
 from jaxcl.evaluation.few_labels import FewLabels, label_efficiency, nearest_class_mean
 from jaxcl.evaluation.geometry import (
     alignment,
     dimension_std,
     effective_rank,
+    lidar,
     rankme,
     spread,
     uniformity,
@@ -24,15 +26,17 @@ from jaxcl.evaluation.report import (
     report_markdown,
     report_table,
 )
-from jaxcl.evaluation.retrieval import recall_at_k
+from jaxcl.evaluation.retrieval import mean_average_precision_at_r, recall_at_k
 
 __all__ = [
+    "Clustering",
     "FewLabels",
     "LinearClassifier",
     "LinearProbe",
     "Report",
     "Scores",
     "alignment",
+    "clustering",
     "dimension_std",
     "effective_rank",
     "fit_linear",
@@ -40,7 +44,9 @@ __all__ = [
     "knn_classify",
     "knn_scores",
     "label_efficiency",
+    "lidar",
     "linear_probe",
+    "mean_average_precision_at_r",
     "measure_representations",
     "nearest_class_mean",
     "nearest_neighbours",

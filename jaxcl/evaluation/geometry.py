@@ -125,6 +125,46 @@ def rankme(features: ArrayLike, *, epsilon: float = 1e-7) -> float:
     return _exp_entropy(np.linalg.svd(matrix, compute_uv=False), epsilon)
 
 
+def lidar(views: ArrayLike, *, epsilon: float = 1e-7, regularizer: float = 1e-4) -> float:
+    """LiDAR: a smooth rank of what tells examples apart (Thilak et al., 2024).
+
+    RankMe's exp-entropy, of the eigenvalues of the linear discriminant matrix S_w^-1/2 S_b
+    S_w^-1/2, where examples are the classes and their views the members: noise that views add does
+    not count as rank. The paper takes 1,000 examples of 50 views for joint-embedding methods.
+
+    Args:
+      views: [N, V, D] features of V views of each of N examples.
+      epsilon: added to each share, as in `rankme`.
+      regularizer: added to the diagonal of the covariance within examples, S_w.
+
+    Returns:
+      About 1 to D; 0.0 where examples do not differ.
+
+    Raises:
+      ValueError: if there are fewer than two examples or views, or a feature is not finite.
+
+    Example:
+      >>> rows = np.repeat(np.eye(3)[:, None], 4, axis=1)
+      >>> round(lidar(rows), 2)  # three examples differ along two axes
+      2.0
+    """
+    array = np.asarray(views, np.float64)
+    if array.ndim != 3 or min(array.shape[:2]) < 2:
+        raise ValueError(
+            f"views has shape {array.shape}, expected [N, V, D] with at least two examples and two "
+            "views of each"
+        )
+    if not np.isfinite(array).all():
+        raise ValueError("views holds values that are not finite")
+    means = array.mean(axis=1)
+    between = np.cov(means, rowvar=False, ddof=0).reshape(array.shape[2], -1)
+    residuals = (array - means[:, None]).reshape(-1, array.shape[2])
+    within = residuals.T @ residuals / (len(array) * (array.shape[1] - 1))
+    variances, axes = np.linalg.eigh(within + regularizer * np.eye(len(within)))
+    whiten = axes / np.sqrt(variances) @ axes.T
+    return _exp_entropy(np.linalg.eigvalsh(whiten @ between @ whiten).clip(0), epsilon)
+
+
 def effective_rank(features: ArrayLike) -> float:
     """Effective rank of what varies between examples (Roy & Vetterli, 2007, definition 1).
 

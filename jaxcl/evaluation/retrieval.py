@@ -1,4 +1,4 @@
-"""Retrieval across two sets: how often a query's counterpart is among the k most alike."""
+"""Retrieval: whether what belongs together is found, across two sets or within one."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -7,7 +7,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxcl.evaluation.knn import nearest_neighbours
-from jaxcl.evaluation.validation import as_features, check_count
+from jaxcl.evaluation.validation import as_features, as_labels, check_count
 
 Centre = Literal["none", "rows", "columns"]
 
@@ -62,6 +62,46 @@ def recall_at_k(
     )
     matches = kept_ids[nearest] == probe_ids[:, None]  # [M, max(ks)]
     return {int(k): float(matches[:, :k].any(axis=1).mean()) for k in ks}
+
+
+def mean_average_precision_at_r(
+    features: ArrayLike, labels: ArrayLike, *, block_size: int = 2048
+) -> float:
+    """mAP@R: precision over the R nearest of each row, R the others of its class, by cosine.
+
+    The mean over rows of 1/R sum_{i <= R} P(i), where P(i) is the share of the i nearest that are
+    of the row's class if the i-th is, else 0 (Musgrave et al., 2020, section 3.2). Rows that are
+    alone in their class do not count. Equal similarities are ordered by row.
+
+    Args:
+      features: [N, D].
+      labels: [N] integers.
+      block_size: see `nearest_neighbours`.
+
+    Returns:
+      0 to 1.
+
+    Raises:
+      ValueError: if shapes do not fit or no class has two rows.
+
+    Example:
+      >>> mean_average_precision_at_r([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]], [4, 4, 7])
+      1.0
+    """
+    rows = as_features("features", features)
+    classes = as_labels("labels", labels, len(rows))
+    _, numbers, sizes = np.unique(classes, return_inverse=True, return_counts=True)
+    others = sizes[numbers] - 1  # R of each row
+    if not others.any():
+        raise ValueError("no class has two rows, so there is nothing to find")
+    nearest, _ = nearest_neighbours(
+        rows, rows, int(others.max()), exclude_self=True, block_size=block_size
+    )
+    places = np.arange(1, others.max() + 1)
+    matches = (classes[nearest] == classes[:, None]) & (places <= others[:, None])
+    precision = matches.cumsum(axis=1) / places
+    kept = others > 0
+    return float(((precision * matches).sum(axis=1)[kept] / others[kept]).mean())
 
 
 def _matching_ids(

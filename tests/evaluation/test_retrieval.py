@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxcl.evaluation import knn_accuracy, recall_at_k
+from jaxcl.evaluation import knn_accuracy, mean_average_precision_at_r, recall_at_k
 
 ROOT = Path(__file__).parents[2]
 SHARED_DATA = Path(os.environ.get("JAXCL_SHARED_DATA", ROOT.parent / "shared" / "data"))
@@ -104,3 +104,33 @@ def test_emoji_raw_pixels_reach_their_known_figures():
     centred = [pixels - pixels.mean(axis=1, keepdims=True) for pixels in (google, twitter)]
     accuracy = knn_accuracy(centred[0], labels, centred[1], labels, k=5, weights="uniform")
     assert round(accuracy, 3) == 0.349
+
+
+def loop_precision(features, labels):
+    """As its definition is written."""
+    rows = features / np.linalg.norm(features, axis=1, keepdims=True)
+    scores = []
+    for i, label in enumerate(labels):
+        others = [j for j in range(len(labels)) if j != i]
+        wanted = sum(labels[j] == label for j in others)
+        if not wanted:
+            continue
+        nearest = sorted(others, key=lambda j: -(rows[i] @ rows[j]))[:wanted]
+        hits = [labels[j] == label for j in nearest]
+        scores.append(sum(sum(hits[: k + 1]) / (k + 1) for k in range(wanted) if hits[k]) / wanted)
+    return np.mean(scores)
+
+
+@pytest.mark.parametrize("block_size", [17, 2048])
+def test_mean_average_precision_is_the_loop(block_size):
+    generator = np.random.default_rng(0)
+    labels = np.append(generator.integers(0, 7, 80), 99)  # one is alone in its class
+    features = generator.standard_normal((81, 8)) + 3 * np.eye(100)[labels][:, :8]
+    found = mean_average_precision_at_r(features, labels, block_size=block_size)
+    np.testing.assert_allclose(found, loop_precision(features, labels), rtol=1e-12)
+    assert 0.1 < found < 0.9
+
+
+def test_without_two_of_a_class_there_is_no_precision():
+    with pytest.raises(ValueError, match="no class has two rows"):
+        mean_average_precision_at_r(np.eye(3), [0, 1, 2])
