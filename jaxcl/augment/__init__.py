@@ -31,6 +31,7 @@ from jaxcl.augment.recipes import (
     crops,
     moco_v1,
     moco_v2,
+    multi_crop,
     simclr,
 )
 from jaxcl.augment.transforms import Compose, RandomApply, Transform, Views, batch_views
@@ -63,6 +64,7 @@ __all__ = [
     "horizontal_flip",
     "moco_v1",
     "moco_v2",
+    "multi_crop",
     "normalize",
     "resized_crop",
     "rgb_to_grayscale",

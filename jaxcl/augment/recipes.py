@@ -5,6 +5,9 @@ and `std`, or `mean=None` to stay in [0, 1]. For grey images give one mean and o
 what concerns colour does nothing to them.
 """
 
+import dataclasses
+from typing import Any
+
 from jaxcl.augment.random_geometry import RandomAffine, RandomHorizontalFlip, RandomResizedCrop
 from jaxcl.augment.random_pixels import (
     ColorJitter,
@@ -161,6 +164,52 @@ def byol(
     )
 
 
+def multi_crop(
+    full: Views,
+    small: int,
+    *,
+    crops: int = 6,
+    full_scale: tuple[float, float] = (0.14, 1.0),
+    small_scale: tuple[float, float] = (0.05, 0.14),
+    blur: float | None = None,
+) -> Views:
+    """Multi-crop (Caron et al., 2020, section 3.2): a recipe's views, and small crops beside them.
+
+    Every crop is one of the recipe's, at another scale; the small ones follow its last view.
+
+    Args:
+      full: the recipe of the full-size views, as `simclr(224)`; their number stays.
+      small: side of the small crops, pixels; smaller than the full ones.
+      crops: how many small crops.
+      full_scale: smallest and largest share of the image in a full-size crop.
+      small_scale: the same of a small crop.
+      blur: probability of blurring a small crop; None: as the last view.
+
+    Returns:
+      The full-size views, then the small ones.
+
+    Raises:
+      ValueError: if `small` is not smaller than the full size, or a view has no RandomResizedCrop.
+
+    Example:
+      >>> from jaxcl import augment
+      >>> views = augment.multi_crop(augment.simclr(32, mean=None), 16, crops=4)
+      >>> len(views.views)
+      6
+    """
+    sizes = [_crop_of(view).size for view in full.views]
+    smallest = min(min(size) if isinstance(size, tuple) else size for size in sizes)
+    if not 0 < small < smallest:
+        raise ValueError(f"multi_crop: small is {small}, expected below the full size {smallest}")
+    if crops < 1:
+        raise ValueError(f"multi_crop: crops is {crops}, expected at least 1")
+    large = tuple(_with_crop(view, scale=full_scale) for view in full.views)
+    little = _with_crop(full.views[-1], scale=small_scale, size=small)
+    if blur is not None:
+        little = _with_blur(little, small, blur)
+    return Views((*large, *(little,) * crops))
+
+
 def crops(
     size: int,
     scale: tuple[float, float] = (0.4, 1.0),
@@ -200,3 +249,31 @@ def _blur(size: int) -> GaussianBlur:
 
 def _normalizing(mean: tuple[float, ...] | None, std: tuple[float, ...]) -> tuple[Transform, ...]:
     return () if mean is None else (Normalize(mean, std),)
+
+
+def _crop_of(view: Transform) -> RandomResizedCrop:
+    steps = view.transforms if isinstance(view, Compose) else (view,)
+    for step in steps:
+        if isinstance(step, RandomResizedCrop):
+            return step
+    raise ValueError(f"multi_crop: no RandomResizedCrop in {view}")
+
+
+def _with_crop(view: Transform, **changes: Any) -> Transform:
+    """The view with another crop; blurs keep their kernel."""
+    crop = _crop_of(view)
+    changed = dataclasses.replace(crop, **changes)
+    if not isinstance(view, Compose):
+        return changed
+    return Compose(tuple(changed if step is crop else step for step in view.transforms))
+
+
+def _with_blur(view: Transform, size: int, p: float) -> Transform:
+    """The view blurred with this probability, by the kernel for its size."""
+    if not isinstance(view, Compose):
+        return view
+    steps: list[Transform] = []
+    for step in view.transforms:
+        inner = step.transform if isinstance(step, RandomApply) else step
+        steps.append(RandomApply(_blur(size), p) if isinstance(inner, GaussianBlur) else step)
+    return Compose(tuple(steps))

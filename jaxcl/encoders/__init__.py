@@ -6,30 +6,52 @@ float32; `dtype="bfloat16"` computes in bfloat16. Statistics of BatchNorm live i
 """
 
 from jaxcl.encoders.cnn import SmallCNN
+from jaxcl.encoders.convnext import ConvNeXt
 from jaxcl.encoders.heads import (
+    barlow_twins_projector,
+    byol_projector,
+    dino_projector,
     moco_v1_projector,
     moco_v2_projector,
     moco_v3_predictor,
     moco_v3_projector,
+    nnclr_projector,
     simclr_v1_projector,
     simclr_v2_projector,
+    simsiam_predictor,
+    simsiam_projector,
+    swav_projector,
 )
 from jaxcl.encoders.mlp import MLP
 from jaxcl.encoders.norm import BatchNorm
+from jaxcl.encoders.prototypes import Prototypes
 from jaxcl.encoders.resnet import ResNet
 from jaxcl.encoders.scales import LearnableTemperature, SigmoidScaleAndBias
+from jaxcl.encoders.vit import ViT
+from jaxcl.encoders.wide_resnet import WideResNet
 
 __all__ = [
     "MLP",
     "BatchNorm",
+    "ConvNeXt",
     "LearnableTemperature",
+    "Prototypes",
     "ResNet",
     "SigmoidScaleAndBias",
     "SmallCNN",
+    "ViT",
+    "WideResNet",
+    "barlow_twins_projector",
+    "byol_projector",
+    "dino_projector",
     "moco_v1_projector",
     "moco_v2_projector",
     "moco_v3_predictor",
     "moco_v3_projector",
+    "nnclr_projector",
     "simclr_v1_projector",
     "simclr_v2_projector",
+    "simsiam_predictor",
+    "simsiam_projector",
+    "swav_projector",
 ]

@@ -10,7 +10,7 @@ from jaxcl.encoders.norm import BatchNorm
 
 
 class MLP(nn.Module):
-    """Dense layers with ReLU between them, and batch normalization where asked.
+    """Dense layers with ReLU or GELU between them, and batch normalization where asked.
 
     Weights start as PyTorch's Linear: uniform within 1/sqrt(fan-in).
 
@@ -30,7 +30,9 @@ class MLP(nn.Module):
     output_bias: bool = True
     """Give the last layer a bias (where no norm follows it)."""
     output_relu: bool = False
-    """End with a ReLU, as a hidden layer does."""
+    """End with the activation, as a hidden layer does."""
+    activation: Literal["relu", "gelu"] = "relu"
+    """What follows hidden layers."""
     batch_norm_groups: int | None = None
     """Who shares batch statistics; see `BatchNorm.groups`."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -74,7 +76,7 @@ class MLP(nn.Module):
                     name=f"norm{layer}",
                 )(x, train=train, axis_name=axis_name)
             if not last or self.output_relu:
-                x = nn.relu(x)
+                x = nn.relu(x) if self.activation == "relu" else nn.gelu(x, approximate=False)
         return x.astype(jnp.float32)
 
     def first_layers(self, count: int) -> "MLP":

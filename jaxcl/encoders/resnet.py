@@ -1,5 +1,6 @@
 """ResNet-18 to 152, laid out as torchvision's so that its weights fit."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -42,6 +43,9 @@ class ResNet(nn.Module):
     about 32 pixels."""
     width: int = 64
     """Channels of the first stage; 128 is the papers' 2x, 256 their 4x."""
+    bottleneck_factor: int = 1
+    """How much wider the 3x3 of a bottleneck is: 2 makes torchvision's wide_resnet50_2 of depth 50
+    (Zagoruyko & Komodakis, 2016)."""
     in_channels: int = 3
     """Channels of the images."""
     zero_init_residual: bool = True
@@ -67,10 +71,16 @@ class ResNet(nn.Module):
           [N, 8 * width] (depth 18, 34) or [N, 32 * width] features in float32.
 
         Raises:
-          ValueError: for another depth, rank or number of channels.
+          ValueError: for another depth, rank or number of channels, or a bottleneck factor where
+            blocks have no bottleneck.
         """
         if self.depth not in _BLOCKS:
             raise ValueError(f"ResNet depth {self.depth}: choose one of {sorted(_BLOCKS)}")
+        if self.bottleneck_factor != 1 and self.depth < 50:
+            raise ValueError(
+                f"ResNet bottleneck_factor {self.bottleneck_factor} with depth {self.depth}, which "
+                f"has no bottlenecks: choose depth 50 or more, or set width"
+            )
         if images.ndim != 4 or images.shape[-1] != self.in_channels:
             raise ValueError(
                 f"ResNet takes images [N, H, W, {self.in_channels}]; got shape {images.shape}. "
@@ -92,7 +102,9 @@ class ResNet(nn.Module):
         x = nn.relu(norm(name="bn1")(x, train=train, axis_name=axis_name))
         if self.stem == "imagenet":
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-        block = BasicBlock if self.depth < 50 else Bottleneck
+        block: Callable[..., nn.Module] = (
+            BasicBlock if self.depth < 50 else partial(Bottleneck, factor=self.bottleneck_factor)
+        )
         for stage, blocks in enumerate(_BLOCKS[self.depth]):
             for index in range(blocks):
                 x = block(
@@ -130,6 +142,7 @@ class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolutions beside a shortcut (ResNet-50, 101 and 152)."""
 
     width: int
+    factor: int
     stride: int
     conv: partial
     norm: partial
@@ -137,10 +150,10 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, axis_name: str | None) -> jax.Array:
-        out = self.width * _BOTTLENECK_EXPANSION
-        y = self.conv(self.width, (1, 1), name="conv1")(x)
+        inner, out = self.width * self.factor, self.width * _BOTTLENECK_EXPANSION
+        y = self.conv(inner, (1, 1), name="conv1")(x)
         y = nn.relu(self.norm(name="bn1")(y, train=train, axis_name=axis_name))
-        y = self.conv(self.width, (3, 3), strides=self.stride, padding=1, name="conv2")(y)
+        y = self.conv(inner, (3, 3), strides=self.stride, padding=1, name="conv2")(y)
         y = nn.relu(self.norm(name="bn2")(y, train=train, axis_name=axis_name))
         y = self.conv(out, (1, 1), name="conv3")(y)
         y = self.norm(zero_init_scale=self.zero_init_residual, name="bn3")(

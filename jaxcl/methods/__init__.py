@@ -1,22 +1,42 @@
 """Contrastive methods: frozen dataclasses of hyper-parameters with pure functions over explicit
 state."""
 
+from jaxcl.methods import criteria
+from jaxcl.methods.byol import BYOL
 from jaxcl.methods.gradient_cache import grad_cache
+from jaxcl.methods.instance_discrimination import InstanceDiscrimination
+from jaxcl.methods.joint_embedding import JointEmbedding
 from jaxcl.methods.method import Batch, Method
 from jaxcl.methods.micro_batches import cached_loss_and_grad
-from jaxcl.methods.moco import MoCo, MoCoV3
+from jaxcl.methods.moco import MoCo, MoCoV2Plus, MoCoV3
 from jaxcl.methods.plain_memory import PlainMemory
-from jaxcl.methods.schedules import Cosine
+from jaxcl.methods.prototypes import DINO, SwAV
+from jaxcl.methods.ressl import ReSSL
+from jaxcl.methods.schedules import Cosine, Linear
+from jaxcl.methods.siamese import NNCLR, SimSiam
 from jaxcl.methods.simclr import SimCLR
+from jaxcl.methods.supcon import SupCon
 
 __all__ = [
+    "BYOL",
+    "DINO",
+    "NNCLR",
     "Batch",
     "Cosine",
+    "InstanceDiscrimination",
+    "JointEmbedding",
+    "Linear",
     "Method",
     "MoCo",
+    "MoCoV2Plus",
     "MoCoV3",
     "PlainMemory",
+    "ReSSL",
     "SimCLR",
+    "SimSiam",
+    "SupCon",
+    "SwAV",
     "cached_loss_and_grad",
+    "criteria",
     "grad_cache",
 ]

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxcl.similarity import l2_normalize
+from jaxcl.similarity import gather_rows, l2_normalize, row_numbers
 
 _QUERIES = 256
 
@@ -77,3 +77,23 @@ def spread_health(embeddings: jax.Array, axis_name: str | None = None) -> dict[s
         "embedding_std": jnp.sqrt(variances).mean() * jnp.sqrt(variances.size),
         "effective_rank": jnp.square(variances.sum()) / jnp.maximum(square_sum, 1e-12),
     }
+
+
+def in_batch_health(
+    predictions: jax.Array, targets: jax.Array, axis_name: str | None = None
+) -> dict[str, jax.Array]:
+    """How well predictions find their own targets among all devices', and how they lie.
+
+    Args:
+      predictions: [N, D] embeddings, of any length.
+      targets: [N, D]; row i is of the same example.
+      axis_name: mapped axis of the devices.
+
+    Returns:
+      What `contrast_health` and `spread_health` return; chance is that of a contrastive loss.
+    """
+    candidates = gather_rows(jax.lax.stop_gradient(targets), axis_name)
+    own = row_numbers(len(predictions), axis_name)
+    is_negative = own[:, None] != jnp.arange(len(candidates))
+    metrics = contrast_health(predictions, targets, candidates, is_negative)
+    return metrics | spread_health(predictions, axis_name)

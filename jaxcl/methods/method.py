@@ -35,8 +35,8 @@ class Method(abc.ABC):
     """A contrastive method: hyper-parameters, and pure functions from state to state.
 
     One step is `represent` (every call of a network), `objective` (everything from embeddings to
-    the scalar), a gradient step on `params`, and `end_step`. `state` holds what the optimizer does
-    not touch: batch statistics, target networks, memory.
+    the scalar), a gradient step on `params`, `constrain` and `end_step`. `state` holds what the
+    optimizer does not touch: batch statistics, target networks, memory.
     """
 
     encoder: nn.Module
@@ -106,6 +106,17 @@ class Method(abc.ABC):
         `pmean` over devices of the loss, and of its gradient, is that of the global batch.
         `progress` is the share of training done, 0 to 1.
         """
+
+    def constrain(self, params: Params, before: Params, *, progress: jax.Array | float) -> Params:
+        """Parameters after the optimizer's update: what is frozen put back, what is normalized so.
+
+        Args:
+          params: after the update.
+          before: before it.
+          progress: share of training done, 0 to 1.
+        """
+        del before, progress
+        return params
 
     def end_step(self, params: Params, state: Any, *, progress: jax.Array | float) -> Any:
         """State after the optimizer's update; momentum encoders move here."""
@@ -184,3 +195,16 @@ def check_momentum(method: Method, momentum: Any) -> None:
     """Raises where a share is outside 0 to 1; schedules, and arrays under a trace, pass."""
     if isinstance(momentum, int | float) and not 0 <= momentum <= 1:
         raise ValueError(f"{type(method).__name__}: momentum must be 0 to 1, got {momentum}")
+
+
+def check_queue(queue_size: int, batch_size: int) -> None:
+    """Raises where a queue does not even hold one batch.
+
+    Raises:
+      ValueError: saying what to set.
+    """
+    if queue_size < batch_size:
+        raise ValueError(
+            f"queue_size {queue_size} is smaller than batch_size {batch_size}: rows would leave "
+            f"before they serve. Set method.queue_size to at least {batch_size}"
+        )

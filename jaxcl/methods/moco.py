@@ -6,11 +6,10 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from jaxcl import memory
 from jaxcl.losses import info_nce
-from jaxcl.methods.health import contrast_health, spread_health
+from jaxcl.methods.health import contrast_health, in_batch_health, spread_health
 from jaxcl.methods.method import (
     Batch,
     Method,
@@ -18,14 +17,15 @@ from jaxcl.methods.method import (
     Params,
     check_momentum,
     check_positive,
+    check_queue,
     example_numbers,
     two_views,
 )
 from jaxcl.methods.networks import chain, forward, init_networks
 from jaxcl.methods.schedules import Cosine, value_at
 from jaxcl.methods.shuffle import shuffle_rows, unshuffle_rows
-from jaxcl.methods.target import move_target, start_target
-from jaxcl.similarity import gather_rows, l2_normalize, row_numbers
+from jaxcl.methods.target import TargetMethod, TargetState, move_target, start_target
+from jaxcl.similarity import l2_normalize
 
 
 @jax.tree_util.register_dataclass
@@ -156,11 +156,7 @@ class MoCo(Method):
         )
 
     def check(self, *, batch_size: int, examples: int) -> list[str]:
-        if self.queue_size < batch_size:
-            raise ValueError(
-                f"queue_size {self.queue_size} is smaller than batch_size {batch_size}: keys would "
-                f"leave before they serve. Set method.queue_size to at least {batch_size}"
-            )
+        check_queue(self.queue_size, batch_size)
         notices = []
         if self.queue_size > examples and not self.mask_own_keys:
             notices.append(
@@ -182,109 +178,108 @@ class MoCo(Method):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class MoCoV3State:
-    """State of MoCo v3."""
+class MoCoV2PlusState(TargetState):
+    """State of MoCo v2+."""
 
-    batch_stats: dict[str, Any]
-    target_params: dict[str, Any]
-    target_batch_stats: dict[str, Any]
+    queues: tuple[memory.Queue, memory.Queue]
+    """Past keys of the first and of the second view."""
 
 
 @dataclasses.dataclass(frozen=True)
-class MoCoV3(Method):
-    """MoCo v3 (Chen, Xie & He, 2021, algorithm 1): in-batch negatives, a predictor, no queue.
+class MoCoV2Plus(TargetMethod):
+    """MoCo v2+ (da Costa et al., 2022, of solo-learn): symmetric, with a queue for each view.
 
-    The loss is symmetric over the views and multiplied by 2 * temperature, as in the algorithm.
+    Keys are not shuffled: give the encoder groups of batch statistics, or statistics across
+    devices.
     """
 
-    encoder: nn.Module
-    """Maps a view to features."""
-    projector: nn.Module | None = None
-    """Maps features to embeddings; None: the features are the embeddings."""
-    predictor: nn.Module | None = None
-    """Maps the online network's embeddings to queries; None: they are the queries."""
-    temperature: float = 1.0
-    """Divides similarities; > 0. The paper has 1.0 for ResNet-50, 0.2 for ViT."""
-    momentum: float | Cosine = Cosine(0.99, 1.0)
-    """Share of itself that the target keeps at each step, 0 to 1."""
+    temperature: float = 0.2
+    """Divides similarities; > 0."""
+    queue_size: int = 32_768
+    """Keys of past batches in each queue."""
+    momentum: float | Cosine = Cosine(0.99, 0.999)
+    """Share of itself that the key encoder keeps at each step, 0 to 1."""
 
     def __post_init__(self) -> None:
-        check_positive(self, temperature=self.temperature)
-        check_momentum(self, self.momentum)
+        super().__post_init__()
+        check_positive(self, temperature=self.temperature, queue_size=self.queue_size)
 
-    def init(self, key: jax.Array, batch: Batch) -> tuple[Params, MoCoV3State]:
-        networks = self._target_networks | chain(predictor=self.predictor)
-        params, batch_stats, _ = init_networks(networks, key, batch.views[0])
-        return params, MoCoV3State(
+    def init(self, key: jax.Array, batch: Batch) -> tuple[Params, MoCoV2PlusState]:
+        network_key, *queue_keys = jax.random.split(key, 3)
+        params, batch_stats, outputs = init_networks(self._online, network_key, batch.views[0])
+        first, second = (
+            memory.init_queue(queue_key, self.queue_size, outputs.shape[-1])
+            for queue_key in queue_keys
+        )
+        return params, MoCoV2PlusState(
             batch_stats=batch_stats,
-            target_params=start_target(self._target_part(params)),
-            target_batch_stats=start_target(self._target_part(batch_stats)),
+            target_params=start_target(self._of_target(params)),
+            target_batch_stats=start_target(self._of_target(batch_stats)),
+            queues=(first, second),
         )
-
-    def represent(
-        self,
-        params: Params,
-        state: MoCoV3State,
-        batch: Batch,
-        *,
-        key: jax.Array,
-        axis_name: str | None = None,
-    ) -> tuple[tuple[jax.Array, ...], MoCoV3State]:
-        online = self._target_networks | chain(predictor=self.predictor)
-        batch_stats, target_batch_stats = state.batch_stats, state.target_batch_stats
-        queries, keys = [], []
-        for view in two_views(batch, self):
-            query, batch_stats = forward(
-                online, params, batch_stats, view, train=True, axis_name=axis_name
-            )
-            key_, target_batch_stats = forward(
-                self._target_networks,
-                state.target_params,
-                target_batch_stats,
-                view,
-                train=True,
-                axis_name=axis_name,
-            )
-            queries.append(query)
-            keys.append(jax.lax.stop_gradient(key_))
-        state = dataclasses.replace(
-            state, batch_stats=batch_stats, target_batch_stats=target_batch_stats
-        )
-        return (*queries, *keys), state
 
     def objective(
         self,
         params: Params,
-        state: MoCoV3State,
+        state: MoCoV2PlusState,
         embeddings: tuple[jax.Array, ...],
         batch: Batch,
         *,
         progress: jax.Array | float,
         axis_name: str | None = None,
-    ) -> tuple[jax.Array, MoCoV3State, Metrics]:
+    ) -> tuple[jax.Array, MoCoV2PlusState, Metrics]:
+        query0, query1, key0, key1 = embeddings
+        queue0, queue1 = state.queues
+        past0, past1 = queue0.embeddings, queue1.embeddings
+        one_way = info_nce(query0, key1, past1, temperature=self.temperature)
+        other_way = info_nce(query1, key0, past0, temperature=self.temperature)
+        metrics = contrast_health(query0, key1, past1) | spread_health(query0, axis_name)
+        new0, new1 = l2_normalize(key0), l2_normalize(key1)
+        queues = (
+            memory.enqueue(queue0, new0, axis_name=axis_name),
+            memory.enqueue(queue1, new1, axis_name=axis_name),
+        )
+        loss = (one_way + other_way).mean() / 2
+        return loss, dataclasses.replace(state, queues=queues), metrics
+
+    def check(self, *, batch_size: int, examples: int) -> list[str]:
+        check_queue(self.queue_size, batch_size)
+        if self.queue_size > examples:
+            return [
+                f"queue_size {self.queue_size} is larger than the data set ({examples} examples): "
+                "a picture's own old keys are among its negatives"
+            ]
+        return []
+
+
+@dataclasses.dataclass(frozen=True)
+class MoCoV3(TargetMethod):
+    """MoCo v3 (Chen, Xie & He, 2021, algorithm 1): in-batch negatives, a predictor, no queue.
+
+    The loss is symmetric over the views and multiplied by 2 * temperature, as in the algorithm.
+    """
+
+    temperature: float = 1.0
+    """Divides similarities; > 0. The paper has 1.0 for ResNet-50, 0.2 for ViT."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, temperature=self.temperature)
+
+    def objective(
+        self,
+        params: Params,
+        state: TargetState,
+        embeddings: tuple[jax.Array, ...],
+        batch: Batch,
+        *,
+        progress: jax.Array | float,
+        axis_name: str | None = None,
+    ) -> tuple[jax.Array, TargetState, Metrics]:
         queries0, queries1, keys0, keys1 = embeddings
         options: dict[str, Any] = {"temperature": self.temperature, "axis_name": axis_name}
         losses = info_nce(queries0, keys1, **options) + info_nce(queries1, keys0, **options)
         loss = 2 * self.temperature * losses.mean()
-        candidates = gather_rows(keys1, axis_name)
-        own = row_numbers(queries0.shape[0], axis_name)
-        is_negative = own[:, None] != jnp.arange(candidates.shape[0])
-        metrics = contrast_health(queries0, keys1, candidates, is_negative)
+        metrics = in_batch_health(queries0, keys1, axis_name)
         metrics["chance_loss"] *= 4 * self.temperature
-        return loss, state, metrics | spread_health(queries0, axis_name)
-
-    def end_step(
-        self, params: Params, state: MoCoV3State, *, progress: jax.Array | float
-    ) -> MoCoV3State:
-        momentum = value_at(self.momentum, progress)
-        online = self._target_part(params)
-        return dataclasses.replace(
-            state, target_params=move_target(state.target_params, online, momentum)
-        )
-
-    @property
-    def _target_networks(self) -> dict[str, nn.Module]:
-        return chain(encoder=self.encoder, projector=self.projector)
-
-    def _target_part(self, by_network: dict[str, Any]) -> dict[str, Any]:
-        return {name: by_network[name] for name in self._target_networks}
+        return loss, state, metrics

@@ -1,6 +1,7 @@
 """Networks in a row over plain dictionaries: one entry of parameters and statistics for each."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -70,3 +71,73 @@ def forward(
         else:
             outputs = jnp.asarray(module.apply(variables, outputs, train=False))
     return outputs, batch_stats
+
+
+def forward_each(
+    modules: Mapping[str, nn.Module],
+    params: Mapping[str, Any],
+    batch_stats: Mapping[str, Any],
+    views: Iterable[jax.Array],
+    *,
+    axis_name: str | None = None,
+) -> tuple[list[jax.Array], dict[str, Any]]:
+    """Trains on several views: `forward` on one after the other, each with statistics of its own.
+
+    Args:
+      modules: networks by name, in order.
+      params: parameters by name; names of other networks are allowed.
+      batch_stats: batch statistics by name, likewise; they pass from view to view.
+      views: inputs [N, ...] of each.
+      axis_name: mapped axis that batch statistics cross.
+
+    Returns:
+      [N, D] outputs of each view, and all batch statistics.
+    """
+    outputs, stats = [], dict(batch_stats)
+    for view in views:
+        rows, stats = forward(modules, params, stats, view, train=True, axis_name=axis_name)
+        outputs.append(rows)
+    return outputs, stats
+
+
+def forward_sizes(
+    modules: Mapping[str, nn.Module],
+    params: Mapping[str, Any],
+    batch_stats: Mapping[str, Any],
+    views: Sequence[jax.Array],
+    *,
+    axis_name: str | None = None,
+) -> tuple[list[jax.Array], dict[str, Any]]:
+    """Trains on views of several sizes: the first network runs once a size, the others once.
+
+    So batch statistics are of all views of one size, and after the first network of all views
+    (multi-crop: Caron et al., 2020, section 3.2).
+
+    Args:
+      modules: networks by name, in order.
+      params: parameters by name; names of other networks are allowed.
+      batch_stats: batch statistics by name, likewise; they pass from size to size.
+      views: inputs [N, ...] of each, those of one size side by side.
+      axis_name: mapped axis that batch statistics cross.
+
+    Returns:
+      [N, D] outputs of each view, and all batch statistics.
+    """
+    first, *others = modules
+    of_size = [list(group) for _, group in itertools.groupby(views, key=jnp.shape)]
+    features, stats = forward_each(
+        {first: modules[first]},
+        params,
+        batch_stats,
+        map(jnp.concatenate, of_size),
+        axis_name=axis_name,
+    )
+    outputs, stats = forward(
+        {name: modules[name] for name in others},
+        params,
+        stats,
+        jnp.concatenate(features),
+        train=True,
+        axis_name=axis_name,
+    )
+    return jnp.split(outputs, len(views)), stats

@@ -1,7 +1,7 @@
 """SimCLR: two views, one network, in-batch negatives."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxcl import memory
 from jaxcl.encoders import MLP
-from jaxcl.losses import nt_xent
+from jaxcl.losses import dcl, dclw, hard_nt_xent, nt_xent
 from jaxcl.methods.health import contrast_health, spread_health
 from jaxcl.methods.method import (
     Batch,
@@ -66,16 +66,30 @@ class SimCLR(Method):
     """Divides similarities; > 0."""
     embed_layers: int = 0
     """Layers of the projector that `embed` applies after the encoder."""
+    contrast: Literal["nt_xent", "dcl", "dclw", "hard_nt_xent"] = "nt_xent"
+    """The loss: NT-Xent; decoupled (DCL), with weighted positives (DCLW: Yeh et al., 2022);
+    debiased and hard negatives (Chuang et al., 2020; Robinson et al., 2021)."""
+    sigma: float = 0.5
+    """Of "dclw": width of the weights of positives; > 0."""
+    tau_plus: float = 0.1
+    """Of "hard_nt_xent": share of the data that is of a query's own class, 0 to 1."""
+    beta: float = 1.0
+    """Of "hard_nt_xent": how much hard negatives weigh; 0 only debiases."""
     queue_size: int = 0
     """Embeddings of past views that serve as negatives too; 0: those of the batch alone."""
     momentum: float | Cosine = 0.999
     """Share of itself that the network behind the queue keeps at each step, 0 to 1."""
 
     def __post_init__(self) -> None:
-        check_positive(self, temperature=self.temperature)
+        check_positive(self, temperature=self.temperature, sigma=self.sigma)
         check_momentum(self, self.momentum)
         if self.queue_size < 0:
             raise ValueError(f"SimCLR: queue_size must be 0 (none) or more, got {self.queue_size}")
+        if self.queue_size and self.contrast != "nt_xent":
+            raise ValueError(
+                f"SimCLR: a queue goes with contrast 'nt_xent' only, got {self.contrast!r}; set "
+                "queue_size to 0"
+            )
         if self.embed_layers and self.projector is None:
             raise ValueError("SimCLR: embed_layers counts the projector's layers; there is none")
 
@@ -134,7 +148,7 @@ class SimCLR(Method):
         z0, z1, *keys = embeddings
         slow = state.memory
         past = None if slow is None else slow.queue.embeddings
-        losses = nt_xent(z0, z1, past, temperature=self.temperature, axis_name=axis_name)
+        losses = self._contrast(z0, z1, past, axis_name)
         everyone = gather_rows(jnp.stack([z0, z1], axis=1), axis_name)  # [G, 2, D]
         own = row_numbers(z0.shape[0], axis_name)
         is_other = own[:, None] != jnp.arange(everyone.shape[0])  # [N, G]
@@ -149,6 +163,18 @@ class SimCLR(Method):
             slow = dataclasses.replace(slow, queue=queue)
         metrics = contrast_health(z0, z1, candidates, is_negative) | spread_health(z0, axis_name)
         return losses.mean(), dataclasses.replace(state, memory=slow), metrics
+
+    def _contrast(
+        self, z0: jax.Array, z1: jax.Array, past: jax.Array | None, axis_name: str | None
+    ) -> jax.Array:
+        options: dict[str, Any] = {"temperature": self.temperature, "axis_name": axis_name}
+        if self.contrast == "dcl":
+            return dcl(z0, z1, **options)
+        if self.contrast == "dclw":
+            return dclw(z0, z1, sigma=self.sigma, **options)
+        if self.contrast == "hard_nt_xent":
+            return hard_nt_xent(z0, z1, tau_plus=self.tau_plus, beta=self.beta, **options)
+        return nt_xent(z0, z1, past, **options)
 
     def end_step(
         self, params: Params, state: SimCLRState, *, progress: jax.Array | float

@@ -62,6 +62,7 @@ def make_step(
             grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
+        params = method.constrain(params, state.params, progress=progress)
         new_state = TrainState(
             step=state.step + 1,
             key=state.key,

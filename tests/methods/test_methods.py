@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from method_cases import make_methods
 
 from jaxcl import encoders
 from jaxcl.encoders import MLP
@@ -38,6 +39,12 @@ METHODS = {
     "memory, margin": PlainMemory(
         ENCODER, memory_size=64, negatives=8, margin=0.3, distance="euclidean"
     ),
+    **make_methods(
+        ENCODER,
+        MLP((9, 6), batch_norm=True, output_norm="affine"),
+        MLP((9, 6), batch_norm=True),
+        examples=64,
+    ),
 }
 
 
@@ -46,7 +53,7 @@ def make_batch(step):
     base = jax.random.normal(keys[0], (16, 7))
     views = tuple(base + 0.5 * jax.random.normal(key, base.shape) for key in keys[1:])
     index = jax.random.permutation(keys[0], 64)[:16]
-    return Batch(views, index)
+    return Batch(views, index, index // 12)
 
 
 def run(method, devices, steps=2):
@@ -58,7 +65,8 @@ def run(method, devices, steps=2):
             params, state, batch, key=key, axis_name="d"
         )
         loss, grads, metrics = jax.lax.pmean((loss, grads, metrics), "d")
-        params = jax.tree.map(lambda p, g: p - 0.3 * g, params, grads)
+        before, params = params, jax.tree.map(lambda p, g: p - 0.3 * g, params, grads)
+        params = method.constrain(params, before, progress=0.5)
         return params, method.end_step(params, state, progress=0.5), loss, metrics
 
     mapped = jax.jit(
@@ -77,21 +85,32 @@ def run(method, devices, steps=2):
     return losses, params, state, metrics
 
 
-def fast(*names):
-    """All methods, those not named marked slow."""
-    return [pytest.param(name, marks=[] if name in names else pytest.mark.slow) for name in METHODS]
+def assert_close(ours, theirs):
+    """Relative to the largest entry, where that is above 1."""
+    scale = max(1.0, float(np.abs(np.asarray(theirs, np.float64)).max()))
+    np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-5 * scale)
+
+
+# Shares of a device's first queries that are nearer to their positive than to any other row.
+OF_EACH_DEVICE = {"accuracy", "negative_similarity"}
+
+
+def fast(*names, but=()):
+    """All methods but some, those not named marked slow."""
+    return [
+        pytest.param(name, marks=[] if name in names else pytest.mark.slow)
+        for name in METHODS
+        if name not in but
+    ]
 
 
 @pytest.mark.parametrize("name", fast("moco", "simclr"))
 def test_devices_change_nothing(name):
     reference = run(METHODS[name], devices=1)
     result = run(METHODS[name], devices=8)
-    jax.tree.map(
-        lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-5),
-        result[:3],
-        reference[:3],
-    )
-    for metric in ("positive_similarity", "embedding_std", "effective_rank", "negatives"):
+    jax.tree.map(assert_close, result[:3], reference[:3])
+    assert {"positive_similarity", "embedding_std", "effective_rank"} <= set(result[3])
+    for metric in set(result[3]) - OF_EACH_DEVICE:
         np.testing.assert_allclose(result[3][metric], reference[3][metric], rtol=1e-4, atol=1e-5)
 
 
@@ -106,11 +125,12 @@ def test_targets_get_no_gradient_and_parameters_do(name):
             state.target_params,
             lambda target: dataclasses.replace(state, target_params=target),
         )
-    elif name == "simclr, queue":
+    elif slow := {"simclr, queue": "memory", "tico": "target"}.get(name):
+        part = getattr(state, slow)
         target, with_target = (
-            state.memory.params,
+            part.params,
             lambda target: dataclasses.replace(
-                state, memory=dataclasses.replace(state.memory, params=target)
+                state, **{slow: dataclasses.replace(part, params=target)}
             ),
         )
     else:
@@ -128,7 +148,8 @@ def test_targets_get_no_gradient_and_parameters_do(name):
     assert not any(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(target))
 
 
-@pytest.mark.parametrize("name", fast("moco", "simclr"))
+# TiCo's covariance starts at zero, and its term rises with it.
+@pytest.mark.parametrize("name", fast("moco", "simclr", but=["tico"]))
 def test_each_works_in_ten_lines_of_plain_optax(name):
     method = METHODS[name]
     params, state = jax.jit(method.init)(KEY, make_batch(0))
@@ -141,7 +162,8 @@ def test_each_works_in_ten_lines_of_plain_optax(name):
             params, state, batch, key=key
         )
         updates, optimizer_state = optimizer.update(grads, optimizer_state, params)
-        params = optax.apply_updates(params, updates)
+        before, params = params, optax.apply_updates(params, updates)
+        params = method.constrain(params, before, progress=0.0)
         return params, method.end_step(params, state, progress=0.0), optimizer_state, loss
 
     losses = []

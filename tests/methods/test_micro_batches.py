@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from method_cases import make_methods as more_methods
 
 from jaxcl import encoders
 from jaxcl.encoders import MLP, BatchNorm
@@ -43,11 +44,16 @@ def make_methods(groups):
     }
 
 
+def make_all_methods(groups):
+    return make_methods(groups) | more_methods(*networks(groups), examples=64)
+
+
 def make_batch(step=0):
     keys = jax.random.split(jax.random.fold_in(KEY, step), 3)
     base = jax.random.normal(keys[0], (N, 7))
     views = tuple(base + 0.5 * jax.random.normal(key, base.shape) for key in keys[1:])
-    return Batch(views, jax.random.permutation(keys[0], 64)[:N])
+    index = jax.random.permutation(keys[0], 64)[:N]
+    return Batch(views, index, index // 12)
 
 
 def assert_equal(found, expected, tolerance=1e-5):
@@ -95,11 +101,12 @@ def all_but(fast, cases):
             (name, groups, micro_batch)
             for name in make_methods(None)
             for groups, micro_batch in [(None, 4), (None, 16), (None, 32), (8, 8), (8, 16)]
-        ],
+        ]
+        + [(name, 8, 8) for name in more_methods(*networks(8), examples=64)],
     ),
 )
 def test_all_is_that_of_the_whole_batch(name, groups, micro_batch):
-    method = make_methods(groups)[name]
+    method = make_all_methods(groups)[name]
     assert_equal(run(method, micro_batch=micro_batch), run(method, micro_batch=None))
 
 

@@ -12,7 +12,7 @@ from conftest import make_experiment
 from jaxcl import methods, training
 from jaxcl.training import differences, from_data, to_data
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -1,0 +1,24 @@
+"""Barlow Twins, ResNet-50, 1000 epochs of ImageNet as published (73.5 % linear); not run here."""
+
+from jaxcl import augment, data, encoders, methods, training
+
+IMAGENET = "tensorflow_datasets/imagenet2012/5.1.0"
+
+
+def config() -> training.Experiment:
+    return training.Experiment(
+        data=data.TFDS(IMAGENET, size=256),
+        views=augment.byol(224),
+        method=methods.JointEmbedding(
+            encoder=encoders.ResNet(50),
+            projector=encoders.barlow_twins_projector(),
+            criterion=methods.criteria.BarlowTwins(),
+        ),
+        optimizer=training.LARS(learning_rate=0.2, weight_decay=1e-6, vector_rate=0.0048 / 0.2),
+        schedule=training.Schedule(warmup_epochs=10, final=0.001),
+        train=training.Train(batch_size=2048, epochs=1000),
+        run=training.Run(workers=12, checkpoint_every=2000),
+        evaluate=training.Evaluate(
+            test=data.TFDS(IMAGENET, split="validation", size=256), neighbours=20
+        ),
+    )

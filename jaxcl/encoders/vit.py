@@ -1,0 +1,313 @@
+"""Vision transformers, tiny to large, laid out as timm's so that its weights fit."""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcl.encoders.drop_path import DropPath, drop_path_rates
+
+_SIZES = {  # width, depth, heads
+    "tiny": (192, 12, 3),
+    "small": (384, 12, 6),
+    "base": (768, 12, 12),
+    "large": (1024, 24, 16),
+}
+_HIDDEN_FACTOR = 4
+_EPSILON = 1e-6
+# Xavier-uniform, which for `qkv` means each of its three matrices for itself.
+_XAVIER = nn.initializers.xavier_uniform()
+_XAVIER_QKV = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
+
+
+class ViT(nn.Module):
+    """Vision transformer (Dosovitskiy et al., 2021) without its classifier: pre-norm blocks, exact
+    GELU, a norm after the last block.
+
+    Weights start Xavier-uniform and biases at 0, as MoCo v3's (Chen, Xie & He, 2021, section 4).
+    Images may be of other sizes than `image_size`, from call to call: the same parameters serve the
+    224 and the 96 pixels of multi-crop. Parameters are named as timm's: `cls_token`, `pos_embed`,
+    `patch_embed/proj`, `blocks_0/attn/qkv` ..., `norm`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> encoder = ViT("tiny", patch=16)
+      >>> variables = jax.eval_shape(encoder.init, jax.random.key(0), jnp.ones((2, 224, 224, 3)))
+      >>> jax.eval_shape(encoder.apply, variables, jnp.ones((2, 96, 96, 3))).shape
+      (2, 192)
+    """
+
+    size: Literal["tiny", "small", "base", "large"] = "small"
+    """Widths 192, 384, 768, 1024; depths 12, 12, 12, 24; heads 3, 6, 12, 16."""
+    patch: int = 16
+    """Side of a patch, in pixels."""
+    image_size: int = 224
+    """Side, in pixels, of the images that learned positions are made for; for others they are
+    interpolated."""
+    in_channels: int = 3
+    """Channels of the images."""
+    width: int | None = None
+    """Width of the tokens, where not the size's."""
+    depth: int | None = None
+    """Number of blocks, where not the size's."""
+    heads: int | None = None
+    """Attention heads, where not the size's; MoCo v3's small has 12."""
+    pool: Literal["class", "mean", "attention"] = "class"
+    """What becomes the features: the class token, the mean over patches, or a learned query's
+    attention over them (MAP: Zhai et al., 2022, section 3.3). Only the first has a class token."""
+    positions: Literal["learned", "sincos"] = "learned"
+    """Learned, or fixed sines and cosines of row and column (MoCo v3), made for each image size."""
+    frozen_patch_embedding: bool = False
+    """Let no gradient reach the patch embedding, which steadies training (MoCo v3, section 4.2).
+    Weight decay would still shrink it: keep `patch_embed` out of that."""
+    drop_path: float = 0.0
+    """Rate of the last block, growing linearly from 0 at the first. Acts with `train=True` and
+    `rngs={"drop_path": key}`; without these, nothing is dropped."""
+    remat: bool = False
+    """Keep only the inputs of blocks and compute the rest again for the gradient: less memory,
+    about a third more time."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of the computation; parameters, and softmax and norms inside, are float32."""
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, *, train: bool = False, axis_name: str | None = None
+    ) -> jax.Array:
+        """Maps images to features.
+
+        Args:
+          images: [N, H, W, in_channels]; `patch` divides H and W.
+          train: drop paths; changes nothing else.
+          axis_name: changes nothing; no statistics cross devices.
+
+        Returns:
+          [N, width] features in float32.
+
+        Raises:
+          ValueError: for a patch that does not divide the image, another rank or number of
+            channels, or dimensions that do not fit.
+        """
+        width, depth, heads = self._dimensions()
+        self._check(images)
+        grid = (images.shape[1] // self.patch, images.shape[2] // self.patch)
+
+        x = PatchEmbedding(
+            width, self.patch, self.frozen_patch_embedding, self.dtype, name="patch_embed"
+        )(images)
+        x = self._with_positions(x, grid).astype(self.dtype)  # [N, T, width]
+        block_type = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
+        for index, rate in enumerate(drop_path_rates(self.drop_path, depth)):
+            x = block_type(heads, rate, self.dtype, name=f"blocks_{index}")(x, train)
+        x = nn.LayerNorm(_EPSILON, self.dtype, name="norm")(x)
+
+        if self.pool == "class":
+            x = x[:, 0]
+        elif self.pool == "attention":
+            x = AttentionPool(heads, self.dtype, name="attn_pool")(x)
+        else:
+            x = x.astype(jnp.float32).mean(1)
+        return x.astype(jnp.float32)
+
+    def _dimensions(self) -> tuple[int, int, int]:
+        """Width, depth and heads: the size's, or those given."""
+        if self.size not in _SIZES:
+            raise ValueError(f"ViT size {self.size!r}: choose one of {', '.join(_SIZES)}")
+        given = (self.width, self.depth, self.heads)
+        width, depth, heads = (
+            default if value is None else value
+            for value, default in zip(given, _SIZES[self.size], strict=True)
+        )
+        if min(width, depth, heads) < 1 or width % heads:
+            raise ValueError(
+                f"ViT of width {width}, depth {depth} and {heads} heads: give positive numbers, "
+                f"and heads that divide the width"
+            )
+        if self.positions == "sincos" and width % 4:
+            raise ValueError(
+                f"ViT positions 'sincos' need a width that 4 divides, not {width}: sines and "
+                f"cosines of two directions share it"
+            )
+        return width, depth, heads
+
+    def _check(self, images: jax.Array) -> None:
+        if images.ndim != 4 or images.shape[-1] != self.in_channels:
+            raise ValueError(
+                f"ViT takes images [N, H, W, {self.in_channels}]; got shape {images.shape}. "
+                f"Set in_channels to the number of channels"
+            )
+        sides = {"images of height": images.shape[1], "images of width": images.shape[2]}
+        if self.positions == "learned":
+            sides["image_size"] = self.image_size
+        for name, side in sides.items():
+            if self.patch < 1 or side < 1 or side % self.patch:
+                smaller = side // max(self.patch, 1) * self.patch
+                nearest = f"{smaller} or {smaller + self.patch}" if smaller else f"{self.patch}"
+                raise ValueError(
+                    f"ViT patch {self.patch} does not divide {name} {side}: resize to {nearest}, "
+                    f"or choose a patch that divides {side}"
+                )
+
+    def _with_positions(self, patches: jax.Array, grid: tuple[int, int]) -> jax.Array:
+        """Adds positions to patches [N, P, D], and a class token in front where it is the pool."""
+        count, dim = patches.shape[0], patches.shape[-1]
+        has_class = self.pool == "class"
+        of_class = jnp.zeros((has_class, dim))
+        if self.positions == "sincos":
+            of_patches = jnp.asarray(sincos_positions(*grid, dim))
+        else:
+            side = self.image_size // self.patch
+            start = nn.initializers.truncated_normal(0.02)
+            table = self.param("pos_embed", start, (has_class + side * side, dim), jnp.float32)
+            of_class = table[:has_class]
+            of_patches = interpolate_positions(table[has_class:], (side, side), grid)
+        tokens = patches + of_patches
+        if not has_class:
+            return tokens
+        token = self.param("cls_token", nn.initializers.normal(1e-6), (dim,), jnp.float32)
+        return jnp.concatenate(
+            [jnp.broadcast_to(token + of_class, (count, 1, dim)).astype(tokens.dtype), tokens], 1
+        )
+
+
+class PatchEmbedding(nn.Module):
+    """A linear map of each patch, which is a convolution that strides by its own size."""
+
+    width: int
+    patch: int
+    frozen: bool
+    dtype: str
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Maps images [N, H, W, C] to [N, P, width], patches row by row."""
+        conv = nn.Conv
+        if self.frozen:
+            conv = nn.map_variables(conv, "params", jax.lax.stop_gradient, init=True)
+        x = conv(
+            self.width,
+            (self.patch, self.patch),
+            strides=self.patch,
+            padding="VALID",
+            # A convolution's own fans would count the patch's pixels among its outputs too.
+            kernel_init=nn.initializers.variance_scaling(
+                1.0, "fan_avg", "uniform", in_axis=(0, 1, 2), out_axis=3
+            ),
+            dtype=self.dtype,
+            name="proj",
+        )(images.astype(self.dtype))
+        return x.reshape(x.shape[0], -1, self.width)
+
+
+class Block(nn.Module):
+    """Self-attention and two dense layers, each after a norm and beside a shortcut."""
+
+    heads: int
+    drop_path: float
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        y = nn.LayerNorm(_EPSILON, self.dtype, name="norm1")(x)
+        y = SelfAttention(self.heads, self.dtype, name="attn")(y)
+        x = x + DropPath(self.drop_path, name="drop_path1")(y, train=train)
+        y = nn.LayerNorm(_EPSILON, self.dtype, name="norm2")(x)
+        y = FeedForward(self.dtype, name="mlp")(y)
+        return x + DropPath(self.drop_path, name="drop_path2")(y, train=train)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention (Vaswani et al., 2017, section 3.2.2)."""
+
+    heads: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        rows, tokens, width = x.shape
+        qkv = nn.Dense(3 * width, dtype=self.dtype, kernel_init=_XAVIER_QKV, name="qkv")(x)
+        qkv = qkv.reshape(rows, tokens, 3, self.heads, width // self.heads)
+        y = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+        return nn.Dense(width, dtype=self.dtype, kernel_init=_XAVIER, name="proj")(
+            y.reshape(x.shape)
+        )
+
+
+class FeedForward(nn.Module):
+    """Two dense layers with an exact GELU between them."""
+
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width = x.shape[-1]
+        y = nn.Dense(_HIDDEN_FACTOR * width, dtype=self.dtype, kernel_init=_XAVIER, name="fc1")(x)
+        y = nn.gelu(y, approximate=False)
+        return nn.Dense(width, dtype=self.dtype, kernel_init=_XAVIER, name="fc2")(y)
+
+
+class AttentionPool(nn.Module):
+    """A learned query's attention over all tokens, then two dense layers beside a shortcut (MAP:
+    Zhai et al., 2022, section 3.3, after Lee et al., 2019)."""
+
+    heads: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Pools [N, T, D] to [N, D]."""
+        rows, tokens, width = x.shape
+        head = width // self.heads
+        start = nn.initializers.truncated_normal(width**-0.5)
+        latent = self.param("latent", start, (width,), jnp.float32).astype(self.dtype)
+        query = nn.Dense(width, dtype=self.dtype, kernel_init=_XAVIER, name="q")(latent)
+        query = jnp.broadcast_to(query.reshape(self.heads, head), (rows, 1, self.heads, head))
+        kv = nn.Dense(
+            2 * width,
+            dtype=self.dtype,
+            # Xavier-uniform for keys and values each: their bound is that of width x width.
+            kernel_init=_XAVIER_QKV,
+            name="kv",
+        )(x).reshape(rows, tokens, 2, self.heads, head)
+        y = jax.nn.dot_product_attention(query, kv[:, :, 0], kv[:, :, 1]).reshape(rows, width)
+        y = nn.Dense(width, dtype=self.dtype, kernel_init=_XAVIER, name="proj")(y)
+        z = nn.LayerNorm(_EPSILON, self.dtype, name="norm")(y)
+        return y + FeedForward(self.dtype, name="mlp")(z)
+
+
+def sincos_positions(rows: int, columns: int, dim: int) -> np.ndarray:
+    """Fixed positions: sines and cosines of row and column (MoCo v3, Chen, Xie & He, 2021).
+
+    Args:
+      rows: height of the grid.
+      columns: its width.
+      dim: width of a position; 4 divides it.
+
+    Returns:
+      [rows * columns, dim] float32, row by row: sines and cosines of the row, then of the column,
+      each at dim / 4 frequencies that fall from 1 to nearly 1/10000 geometrically.
+    """
+    frequencies = 10000.0 ** (-np.arange(dim // 4) / (dim // 4))
+    row, column = np.mgrid[:rows, :columns].reshape(2, -1, 1) * frequencies
+    waves = [np.sin(row), np.cos(row), np.sin(column), np.cos(column)]
+    return np.concatenate(waves, 1).astype(np.float32)
+
+
+def interpolate_positions(
+    positions: jax.Array, grid: tuple[int, int], new_grid: tuple[int, int]
+) -> jax.Array:
+    """Positions on another grid, by bicubic interpolation, antialiased where it is coarser.
+
+    Args:
+      positions: [P, D] on `grid`, row by row.
+      grid: rows and columns, P in all.
+      new_grid: rows and columns wanted.
+
+    Returns:
+      [P', D] on `new_grid`; the positions themselves where the grids are equal.
+    """
+    dim = positions.shape[-1]
+    return jax.image.resize(
+        positions.reshape(*grid, dim), (*new_grid, dim), method="cubic", antialias=True
+    ).reshape(-1, dim)

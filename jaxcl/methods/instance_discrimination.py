@@ -1,0 +1,175 @@
+"""Instance discrimination: every example is a class, its row of a bank the weight."""
+
+import dataclasses
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxcl import memory
+from jaxcl.losses import info_nce
+from jaxcl.methods.health import contrast_health, spread_health
+from jaxcl.methods.method import (
+    Batch,
+    Method,
+    Metrics,
+    Params,
+    check_momentum,
+    check_positive,
+    example_numbers,
+)
+from jaxcl.methods.networks import chain, forward, init_networks
+from jaxcl.similarity import l2_normalize
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class InstanceDiscriminationState:
+    """State of instance discrimination."""
+
+    batch_stats: dict[str, Any]
+    bank: memory.Bank
+    key: jax.Array
+    """Raw key of the next draw of negatives."""
+    normalizer: jax.Array
+    """Scalar: NCE's Z, estimated from the first batch and kept; 0 before it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class InstanceDiscrimination(Method):
+    """Instance discrimination with a memory bank (Wu et al., 2018), of one view of each example.
+
+    An example's embedding, of unit length, is to be like its own row of the bank and unlike the
+    others: by a softmax over the bank, or by noise-contrastive estimation (section 3.2). Then it is
+    mixed into its row.
+    """
+
+    projector: nn.Module | None = None
+    """Maps features to embeddings; None: the features are the embeddings."""
+    bank_size: int = 1_281_167
+    """Rows of the bank, one for each example of the data."""
+    temperature: float = 0.07
+    """Divides similarities; > 0."""
+    contrast: Literal["softmax", "nce"] = "softmax"
+    """A softmax over own row and negatives, or noise-contrastive estimation."""
+    negatives: int | None = None
+    """Rows drawn anew as negatives at each step, for all queries; None: all but the example's own.
+    The paper's NCE has 4096, its later softmax 65,536."""
+    momentum: float = 0.5
+    """Share of its old row that an example's new one keeps, 0 to 1."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, bank_size=self.bank_size, temperature=self.temperature)
+        check_momentum(self, self.momentum)
+        if self.negatives is not None and not 1 <= self.negatives <= self.bank_size:
+            raise ValueError(
+                f"InstanceDiscrimination: negatives is {self.negatives}, expected 1 to bank_size "
+                f"{self.bank_size}, or None for all"
+            )
+
+    def init(self, key: jax.Array, batch: Batch) -> tuple[Params, InstanceDiscriminationState]:
+        network_key, bank_key, draw_key = jax.random.split(key, 3)
+        params, batch_stats, outputs = init_networks(self._networks, network_key, batch.views[0])
+        return params, InstanceDiscriminationState(
+            batch_stats=batch_stats,
+            bank=memory.init_bank(bank_key, self.bank_size, outputs.shape[-1]),
+            key=jax.random.key_data(draw_key),
+            normalizer=jnp.zeros(()),
+        )
+
+    def represent(
+        self,
+        params: Params,
+        state: InstanceDiscriminationState,
+        batch: Batch,
+        *,
+        key: jax.Array,
+        axis_name: str | None = None,
+    ) -> tuple[tuple[jax.Array], InstanceDiscriminationState]:
+        """The embeddings of the first view, [N, D] unit rows."""
+        embeddings, batch_stats = forward(
+            self._networks,
+            params,
+            state.batch_stats,
+            batch.views[0],
+            train=True,
+            axis_name=axis_name,
+        )
+        return (l2_normalize(embeddings),), dataclasses.replace(state, batch_stats=batch_stats)
+
+    def objective(
+        self,
+        params: Params,
+        state: InstanceDiscriminationState,
+        embeddings: tuple[jax.Array],
+        batch: Batch,
+        *,
+        progress: jax.Array | float,
+        axis_name: str | None = None,
+    ) -> tuple[jax.Array, InstanceDiscriminationState, Metrics]:
+        (queries,) = embeddings
+        index = example_numbers(batch, self)
+        own = memory.lookup(state.bank, index)
+        draw_key, next_key = jax.random.split(jax.random.wrap_key_data(state.key))
+        if self.negatives is None:
+            rows, numbers = state.bank.embeddings, jnp.arange(self.bank_size)
+        else:
+            drawn = memory.draw(draw_key, state.bank, self.negatives)
+            rows, numbers = drawn.embeddings, drawn.indices
+        normalizer = state.normalizer
+        if self.contrast == "softmax":
+            losses = info_nce(
+                queries, own, rows, temperature=self.temperature, ids=index, negative_ids=numbers
+            )
+        else:
+            losses, normalizer = self._noise_contrast(queries, own, rows, normalizer, axis_name)
+        metrics = contrast_health(queries, own, rows, index[:, None] != numbers)
+        if self.contrast == "nce":
+            del metrics["chance_loss"]
+        bank = memory.refresh(
+            state.bank, index, queries, momentum=self.momentum, axis_name=axis_name
+        )
+        state = dataclasses.replace(
+            state, bank=bank, key=jax.random.key_data(next_key), normalizer=normalizer
+        )
+        return losses.mean(), state, metrics | spread_health(queries, axis_name)
+
+    def _noise_contrast(
+        self,
+        queries: jax.Array,
+        own: jax.Array,
+        noise: jax.Array,
+        normalizer: jax.Array,
+        axis_name: str | None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """-log h of the own row, -log(1 - h) of each of the m noise rows (eq. 5 to 7 of the paper).
+
+        h = P / (P + m / n), P = exp(similarity / temperature) / Z, of n examples; and Z (eq. 8).
+        """
+        positive = jnp.sum(queries * own, axis=1) / self.temperature
+        negative = queries @ noise.T / self.temperature
+        estimate = self.bank_size * jnp.mean(jnp.exp(jax.lax.stop_gradient(negative)))
+        if axis_name is not None:
+            estimate = jax.lax.pmean(estimate, axis_name)
+        normalizer = jnp.where(normalizer > 0, normalizer, estimate)
+        offset = jnp.log(normalizer) + jnp.log(len(noise) / self.bank_size)
+        losses = jax.nn.softplus(offset - positive) + jax.nn.softplus(negative - offset).sum(1)
+        return losses, normalizer
+
+    def check(self, *, batch_size: int, examples: int) -> list[str]:
+        if self.bank_size < examples:
+            raise ValueError(
+                f"bank_size {self.bank_size} is smaller than the data set ({examples} examples), "
+                f"each of which has its row. Set method.bank_size to {examples}"
+            )
+        if self.bank_size > examples:
+            return [
+                f"bank_size {self.bank_size} is larger than the data set ({examples} examples): "
+                "rows of no example stay random among the negatives"
+            ]
+        return []
+
+    @property
+    def _networks(self) -> dict[str, nn.Module]:
+        return chain(encoder=self.encoder, projector=self.projector)

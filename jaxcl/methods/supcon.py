@@ -1,0 +1,90 @@
+"""Supervised contrast: every example of a class is a positive of the others."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxcl.losses import sup_con
+from jaxcl.methods.health import in_batch_health
+from jaxcl.methods.method import Batch, Method, Metrics, Params, check_positive, two_views
+from jaxcl.methods.networks import chain, forward, init_networks
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SupConState:
+    """State of SupCon."""
+
+    batch_stats: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class SupCon(Method):
+    """SupCon (Khosla et al., 2020, L_out): the first of two stages; a linear probe is the second.
+
+    Both views pass the network as one batch. The data need labels.
+    """
+
+    projector: nn.Module | None = None
+    """Maps features to embeddings; None: the features are the embeddings."""
+    temperature: float = 0.1
+    """Divides similarities; > 0."""
+    base_temperature: float | None = None
+    """Multiply the loss by temperature / this (0.07 in the authors' code); None: do not."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, temperature=self.temperature)
+        if self.base_temperature is not None:
+            check_positive(self, base_temperature=self.base_temperature)
+
+    def init(self, key: jax.Array, batch: Batch) -> tuple[Params, SupConState]:
+        params, batch_stats, _ = init_networks(self._networks, key, batch.views[0])
+        return params, SupConState(batch_stats)
+
+    def represent(
+        self,
+        params: Params,
+        state: SupConState,
+        batch: Batch,
+        *,
+        key: jax.Array,
+        axis_name: str | None = None,
+    ) -> tuple[tuple[jax.Array, jax.Array], SupConState]:
+        views = jnp.concatenate(two_views(batch, self))
+        embeddings, batch_stats = forward(
+            self._networks, params, state.batch_stats, views, train=True, axis_name=axis_name
+        )
+        z0, z1 = jnp.split(embeddings, 2)
+        return (z0, z1), dataclasses.replace(state, batch_stats=batch_stats)
+
+    def objective(
+        self,
+        params: Params,
+        state: SupConState,
+        embeddings: tuple[jax.Array, jax.Array],
+        batch: Batch,
+        *,
+        progress: jax.Array | float,
+        axis_name: str | None = None,
+    ) -> tuple[jax.Array, SupConState, Metrics]:
+        if batch.label is None:
+            raise ValueError(
+                "SupCon needs Batch.label: name the labels of the data (as label='label')"
+            )
+        losses = sup_con(
+            jnp.concatenate(embeddings),
+            jnp.tile(batch.label, 2),
+            temperature=self.temperature,
+            axis_name=axis_name,
+        )
+        scale = 1 if self.base_temperature is None else self.temperature / self.base_temperature
+        metrics = in_batch_health(*embeddings, axis_name)
+        del metrics["chance_loss"]  # it hangs on the classes of the batch
+        return scale * losses.mean(), state, metrics
+
+    @property
+    def _networks(self) -> dict[str, nn.Module]:
+        return chain(encoder=self.encoder, projector=self.projector)

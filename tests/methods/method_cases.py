@@ -1,0 +1,55 @@
+"""Methods to hold to what all share, of given networks."""
+
+from jaxcl.methods import (
+    BYOL,
+    DINO,
+    NNCLR,
+    InstanceDiscrimination,
+    JointEmbedding,
+    Linear,
+    MoCoV2Plus,
+    ReSSL,
+    SimCLR,
+    SimSiam,
+    SupCon,
+    SwAV,
+    criteria,
+)
+
+CRITERIA = (
+    criteria.BarlowTwins(),
+    criteria.VICReg(),
+    criteria.MMCR(),
+    criteria.WMSE(),
+    criteria.AlignUniform(),
+    criteria.SIGReg(directions=16),
+)
+
+
+def make_methods(encoder, projector, predictor, examples):
+    """By name; batches are of up to 40 of so many examples."""
+    networks, with_predictor = (encoder, projector), (encoder, projector, predictor)
+    return {
+        "moco_v2_plus": MoCoV2Plus(*networks, queue_size=40),
+        "byol": BYOL(*with_predictor),
+        "simsiam": SimSiam(*with_predictor),
+        "nnclr": NNCLR(*with_predictor, queue_size=40),
+        "ressl": ReSSL(*networks, queue_size=40),
+        "supcon": SupCon(*networks, base_temperature=0.07),
+        "swav": SwAV(*networks, prototypes=10),
+        "swav, queue": SwAV(*networks, prototypes=10, queue_size=40),
+        "dino": DINO(*networks, prototypes=12, target_temperature=Linear(0.04, 0.07, 0.5)),
+        "instances": InstanceDiscrimination(*networks, bank_size=examples),
+        "instances, some": InstanceDiscrimination(*networks, bank_size=examples, negatives=16),
+        "instances, nce": InstanceDiscrimination(
+            *networks, bank_size=examples, negatives=16, contrast="nce", temperature=0.5
+        ),
+        "dcl": SimCLR(*networks, contrast="dcl"),
+        "dclw": SimCLR(*networks, contrast="dclw"),
+        "hard_nt_xent": SimCLR(*networks, contrast="hard_nt_xent", temperature=0.5),
+        "tico": JointEmbedding(*networks, criterion=criteria.TiCo(), momentum=0.99),
+        **{
+            type(criterion).__name__: JointEmbedding(*networks, criterion=criterion)
+            for criterion in CRITERIA
+        },
+    }
