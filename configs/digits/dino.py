@@ -11,11 +11,10 @@ def config() -> training.Experiment:
             encoder=encoders.SmallCNN((32, 64, 128)),
             projector=encoders.dino_projector(64, hidden=128),
             prototypes=256,
-            target_temperature=methods.Linear(0.04, 0.07, until=0.3),
             momentum=methods.Cosine(0.99, 1.0),
             frozen=0.02,
         ),
-        optimizer=training.SGD(learning_rate=0.06, weight_decay=5e-4),
+        optimizer=training.AdamW(learning_rate=1e-3, scaling="none", weight_decay=0.04),
         train=training.Train(batch_size=128, epochs=100),
         run=training.Run(devices=1, checkpoint_every=500),
         evaluate=training.Evaluate(

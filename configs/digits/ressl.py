@@ -1,19 +1,21 @@
-"""ReSSL on the handwritten digits inside scikit-learn."""
+"""ReSSL on the handwritten digits inside scikit-learn; the teacher sees the weaker view."""
 
 from jaxcl import augment, data, encoders, methods, training
 
 
 def config() -> training.Experiment:
+    strong = augment.crops(8, (0.6, 1.0), degrees=15.0, brightness=0.4, noise=0.1)
+    weak = augment.crops(8, (0.8, 1.0))
     return training.Experiment(
         data=data.Digits(split="train"),
-        views=augment.crops(8, (0.6, 1.0), degrees=15.0, brightness=0.4, noise=0.1),
+        views=augment.Views((strong.views[0], weak.views[0])),
         method=methods.ReSSL(
             encoder=encoders.SmallCNN((32, 64, 128)),
-            projector=encoders.moco_v2_projector(64),
+            projector=encoders.byol_projector(64, hidden=128),
             queue_size=1024,
             momentum=0.99,
         ),
-        optimizer=training.SGD(learning_rate=0.06, weight_decay=5e-4),
+        optimizer=training.SGD(learning_rate=0.2, weight_decay=5e-4),
         train=training.Train(batch_size=128, epochs=100),
         run=training.Run(devices=1, checkpoint_every=500),
         evaluate=training.Evaluate(

@@ -163,6 +163,11 @@ class MoCo(Method):
                 f"queue_size {self.queue_size} is larger than the data set ({examples} examples): "
                 "a picture's own old keys are among its negatives (see method.mask_own_keys)"
             )
+        if not self.shuffle and getattr(self.encoder, "batch_norm_groups", None) is not None:
+            notices.append(
+                "keys are not shuffled, so a query shares its group's batch statistics with the "
+                "key that is to be found: set method.shuffle"
+            )
         has_norm = getattr(self.encoder, "batch_norm", True)
         if has_norm and getattr(self.encoder, "batch_norm_groups", 1) is None:
             notices.append(

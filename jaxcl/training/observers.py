@@ -163,6 +163,9 @@ class ReplacedImages:
                 )
 
 
+_WINDOW = 5  # rows of the log that are averaged
+
+
 @dataclasses.dataclass
 class Verdict:
     """Says in words when a run does not learn: each alarm once, with what to look at."""
@@ -172,31 +175,52 @@ class Verdict:
 
     def log(self, row: Row) -> list[str]:
         """Takes a row; returns the alarms that it raises."""
-        self._recent = [*self._recent[-4:], row]
+        self._recent = [*self._recent[1 - 2 * _WINDOW :], row]
         raised = [text for text in self._judge() if text not in self.alarms]
         self.alarms += raised
         return raised
 
     def _judge(self) -> list[str]:
-        if len(self._recent) < 5 or self._recent[-1]["epoch"] < 1:
+        latest = self._recent[-_WINDOW:]
+        if len(latest) < _WINDOW or self._recent[-1]["epoch"] < 1:
             return []
         mean = {
-            name: sum(row[name] for row in self._recent) / len(self._recent)
+            name: sum(row[name] for row in latest) / _WINDOW
             for name in ("loss", "chance_loss", "embedding_std", "effective_rank")
-            if all(name in row for row in self._recent)  # what the method reports
+            if all(name in row for row in latest)  # what the method reports
         }
         alarms = []
-        if mean.get("embedding_std", 1.0) < 0.1 or mean.get("effective_rank", 2.0) < 1.5:
+        if mean.get("embedding_std", 1.0) < 0.1 or self._stays_on_a_line():
             alarms.append(
                 "the embeddings have collapsed: they hardly differ between examples. Look at the "
                 "learning rate, the temperature and, without negatives, the predictor"
             )
-        elif mean.get("chance_loss", 0.0) > 0 and mean["loss"] > 0.98 * mean["chance_loss"]:
+        elif mean.get("chance_loss", 0.0) > 0 and self._stays_at(0.98 * mean["chance_loss"]):
             alarms.append(
                 "the loss stays at chance: queries find their positives no better than by luck. "
                 "Look at the learning rate, the temperature and the strength of the views"
             )
         return alarms
+
+    def _stays_at(self, loss: float) -> bool:
+        """Whether the loss is above this and does not fall."""
+        rows = [row["loss"] for row in self._recent]
+        if len(rows) < 2 * _WINDOW:
+            return False
+        before, now = sum(rows[:_WINDOW]) / _WINDOW, sum(rows[_WINDOW:]) / _WINDOW
+        return now > loss and now > 0.995 * before
+
+    def _stays_on_a_line(self) -> bool:
+        """Whether embeddings differ along one direction only, and no more than before.
+
+        Without negatives healthy runs go through such a state, in which their spread grows.
+        """
+        rows = self._recent
+        if len(rows) < 2 * _WINDOW or not all("effective_rank" in row for row in rows):
+            return False
+        spread = [row["embedding_std"] for row in rows]
+        grows = sum(spread[_WINDOW:]) > 1.02 * sum(spread[:_WINDOW])
+        return not grows and sum(row["effective_rank"] for row in rows) / len(rows) < 2
 
 
 def check_finite(row: Row) -> None:

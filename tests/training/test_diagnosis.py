@@ -1,0 +1,76 @@
+"""Collapse, provoked in each of the ways the field knows, is named; healthy runs hear nothing."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from jaxcl.cli import load_config
+from jaxcl.training import train
+from jaxcl.training.observers import Verdict
+from jaxcl.training.setup import set_up
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+STEPS, STEPS_AN_EPOCH = 300, 11
+
+
+def changed(name, **changes):
+    """A config of 300 steps, its method changed."""
+    experiment = load_config(CONFIGS / f"{name}.py")
+    return dataclasses.replace(
+        experiment,
+        method=dataclasses.replace(experiment.method, **changes),
+        train=dataclasses.replace(experiment.train, epochs=STEPS / STEPS_AN_EPOCH),
+        evaluate=None,
+    )
+
+
+COLLAPSING = {
+    "SimSiam without stop-gradient": ("digits/simsiam", {"stop_gradient": False}),
+    "BYOL without predictor": ("digits/byol", {"predictor": None}),
+    "MoCo at temperature 1e-3": ("quickstart", {"temperature": 1e-3}),
+    "MoCo without momentum": ("quickstart", {"momentum": 0.0}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", COLLAPSING)
+def test_collapse_is_named_within_300_steps(case, tmp_path):
+    name, changes = COLLAPSING[case]
+    outcome = train(changed(name, **changes), tmp_path, console=Console(quiet=True))
+    assert outcome.step == STEPS
+    assert any("embeddings have collapsed" in alarm for alarm in outcome.alarms)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["quickstart", "digits/byol", "digits/simsiam", "digits/dino"])
+def test_healthy_runs_raise_no_alarm(name, tmp_path):
+    assert train(changed(name), tmp_path, console=Console(quiet=True)).alarms == ()
+
+
+def test_batch_statistics_that_leak_are_named_before_the_first_step():
+    quickstart = load_config(CONFIGS / "quickstart.py")
+    of_all = dataclasses.replace(quickstart.method.encoder, batch_norm_groups=None)
+    [notice] = set_up(changed("quickstart", encoder=of_all)).notices
+    assert "the encoder's batch statistics are those of the whole batch" in notice
+    [notice] = set_up(changed("quickstart", shuffle=False)).notices
+    assert "keys are not shuffled" in notice
+    assert set_up(changed("quickstart")).notices == ()
+
+
+def alarms(rows):
+    verdict = Verdict()
+    for step, (spread, rank) in enumerate(rows):
+        row = {"step": step, "epoch": 1 + step, "loss": 1.0}
+        verdict.log(row | {"embedding_std": spread, "effective_rank": rank})
+    return verdict.alarms
+
+
+def test_embeddings_that_spread_from_a_line_are_not_collapsed():
+    """As BYOL's do at first; those that stay on it are, and those in one point."""
+    assert alarms([(0.2 + 0.05 * step, 1.4) for step in range(12)]) == []
+    assert len(alarms([(0.9 - 0.01 * step, 1.7) for step in range(12)])) == 1
+    assert alarms([(0.9 - 0.01 * step, 1.7) for step in range(9)]) == []  # too early to say
+    assert len(alarms([(0.05, 20.0)] * 5)) == 1
+    assert alarms([(0.8, 5.0)] * 12) == []
