@@ -22,9 +22,9 @@ class ConvNeXt(nn.Module):
     """ConvNeXt (Liu et al., 2022) without its classifier: 7x7 depthwise convolutions, LayerNorm,
     exact GELU and layer scale; it has no batch statistics.
 
-    Weights start truncated-normal with deviation 0.02, biases at 0, layer scales at 1e-6. Parameters
-    are named as timm's, containers joined by underscores: `stem_0`, `stages_0_blocks_0/conv_dw`,
-    `stages_1_downsample_1`, `head_norm`.
+    Weights start truncated-normal with deviation 0.02, biases at 0, layer scales at 1e-6.
+    Parameters are named as timm's, containers joined by underscores: `stem_0`,
+    `stages_0_blocks_0/conv_dw`, `stages_1_downsample_1`, `head_norm`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -96,9 +96,9 @@ class ConvNeXt(nn.Module):
         """Channels of the first stage and blocks of each: the size's, or those given."""
         if self.size not in _SIZES:
             raise ValueError(f"ConvNeXt size {self.size!r}: choose one of {', '.join(_SIZES)}")
-        width, depths = _SIZES[self.size]
-        width = width if self.width is None else self.width
-        depths = depths if self.depths is None else self.depths
+        usual_width, usual_depths = _SIZES[self.size]
+        width = usual_width if self.width is None else self.width
+        depths = usual_depths if self.depths is None else self.depths
         if width < 1 or not depths or min(depths) < 1:
             raise ValueError(
                 f"ConvNeXt of width {width} and depths {depths}: give channels and blocks of each "

@@ -1,0 +1,95 @@
+"""ConvNeXt and wide residual networks: sizes by arithmetic, and a block by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcl.encoders import ConvNeXt, ResNet, WideResNet
+
+KEY = jax.random.key(0)
+IMAGES = jax.random.uniform(KEY, (2, 16, 16, 3))
+
+
+def count(encoder, size):
+    shapes = jax.eval_shape(encoder.init, KEY, jnp.ones((1, size, size, 3)))["params"]
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+@pytest.mark.parametrize(
+    ("size", "first", "third", "timm"),
+    [("tiny", 96, 9, 27_820_128), ("small", 96, 27, 49_454_688), ("base", 128, 27, 87_566_464)],
+)
+def test_convnext_has_as_many_parameters_as_timms(size, first, third, timm):
+    widths = [first * 2**stage for stage in range(4)]
+    total = (4 * 4 * 3 + 1) * first + 2 * first  # stem and its norm
+    for stage, (width, blocks) in enumerate(zip(widths, (3, 3, third, 3), strict=True)):
+        if stage:
+            total += 2 * widths[stage - 1] + (4 * widths[stage - 1] + 1) * width
+        depthwise, norm, scale = 50 * width, 2 * width, width
+        total += blocks * (depthwise + norm + (8 * width + 4 + 1) * width + scale)
+    total += 2 * widths[-1]
+    assert count(ConvNeXt(size), 64) == total == timm
+
+
+def test_wide_resnets_have_as_many_parameters_as_their_layers():
+    def layers(depth, factor):
+        total, width = 3 * 9 * 16, 16
+        for stage in (16, 32, 64):
+            for block in range((depth - 4) // 6):
+                out = stage * factor
+                inside = width if block == 0 else out
+                total += 2 * inside + 9 * inside * out + 2 * out + 9 * out * out
+                total += inside * out if inside != out else 0
+            width = out
+        return total + 2 * width
+
+    for depth, factor in ((28, 2), (28, 10)):
+        assert count(WideResNet(depth, factor), 32) == layers(depth, factor)
+    # torchvision's wide_resnet50_2 without its 2,049,000 of classification.
+    assert count(ResNet(50, bottleneck_factor=2), 64) == 68_883_240 - 2_049_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "encoder",
+    [ConvNeXt(width=8, depths=(1, 1, 1, 1), patch=1), WideResNet(10, factor=1)],
+    ids=["convnext", "wide resnet"],
+)
+def test_gradients_reach_every_parameter(encoder):
+    variables = jax.jit(encoder.init)(KEY, IMAGES)
+    width = encoder.apply(variables, IMAGES).shape[-1]
+    weights = jax.random.normal(KEY, (width,))
+
+    @jax.jit
+    def gradient(params):
+        def loss(params):
+            out, _ = encoder.apply(
+                variables | {"params": params}, IMAGES, train=True, mutable=["batch_stats"]
+            )
+            return jnp.sum(out @ weights)
+
+        return jax.grad(loss)(params)
+
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient(variables["params"])):
+        assert np.abs(leaf).max() > 0, path
+
+
+def test_remat_changes_nothing_in_convnext():
+    options = {"width": 8, "depths": (1, 1, 1, 1), "patch": 1}
+    variables = ConvNeXt(**options).init(KEY, IMAGES)
+    found = ConvNeXt(remat=True, **options).apply(variables, IMAGES)
+    np.testing.assert_allclose(found, ConvNeXt(**options).apply(variables, IMAGES), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "shape", "message"),
+    [
+        (ConvNeXt(), (1, 16, 16, 3), "ConvNeXt"),
+        (WideResNet(27), (1, 32, 32, 3), "WideResNet depth 27"),
+        (ResNet(18, bottleneck_factor=2), (1, 64, 64, 3), "ResNet bottleneck_factor 2 with depth"),
+    ],
+)
+def test_what_does_not_fit_is_named(encoder, shape, message):
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(encoder.init, KEY, jnp.ones(shape))
