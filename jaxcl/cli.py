@@ -15,6 +15,8 @@ from jaxcl import __version__
 from jaxcl.cpu_flags import prefer_fast_convolutions
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from jaxcl.training import Experiment
 
 _USAGE_ERROR = 2
@@ -35,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if asked else _USAGE_ERROR
     try:
         if known.verb == "train":
-            return _train(known.target, known.out, rest)
+            return _train(known.target, known.out, known.population, rest)
         if known.verb == "evaluate":
             return _evaluate(Path(known.run_dir), known.config)
         return _embed(known)
@@ -52,13 +54,19 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     train = verbs.add_parser(
         "train",
         help="train from a config file, or go on with a run",
-        usage="jaxcl train CONFIG|RUN_DIR [--out RUN_DIR] [--dotted.option VALUE ...]",
+        usage="jaxcl train CONFIG|RUN_DIR [--out RUN_DIR] [--population FIELD=[VALUE,...]] "
+        "[--dotted.option VALUE ...]",
         description="Trains an experiment, or resumes the run in a directory. "
         "`jaxcl train CONFIG --help` lists every option of that experiment with its default.",
         add_help=False,
     )
     train.add_argument("target", nargs="?", metavar="CONFIG|RUN_DIR")
     train.add_argument("--out", metavar="RUN_DIR", help="default: runs/ and the config's name")
+    train.add_argument(
+        "--population",
+        metavar="FIELD=[VALUE,...]",
+        help="train one member a value, all in one program, as in 'method.temperature=[0.1,0.2]'",
+    )
 
     evaluate = verbs.add_parser("evaluate", help="measure what a run has learned")
     evaluate.add_argument("run_dir", metavar="RUN_DIR")
@@ -77,7 +85,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     return parser, train
 
 
-def _train(target: str, out: str | None, options: list[str]) -> int:
+def _train(target: str, out: str | None, population: str | None, options: list[str]) -> int:
     from rich.console import Console
 
     from jaxcl.overrides import override
@@ -94,7 +102,11 @@ def _train(target: str, out: str | None, options: list[str]) -> int:
         else:
             experiment = load_config(Path(target))
             directory = Path(out) if out else free_directory(Path("runs") / Path(target).stem)
+            if population is not None:
+                directory = Path(out) if out else free_directory(directory.with_name("population"))
         experiment = override(experiment, options, program=f"jaxcl train {target}")
+        if population is not None:
+            return _train_population(experiment, population, directory, console)
         outcome = train(experiment, directory, console=console)
     except (UserError, OSError) as error:
         return _complain(error)
@@ -106,6 +118,25 @@ def _train(target: str, out: str | None, options: list[str]) -> int:
         return _SIGNALLED + outcome.stopped_by
     console.print(f"trained {outcome.step} steps; the run is in {directory}")
     return _evaluate(directory, experiment) if experiment.evaluate is not None else 0
+
+
+def _train_population(
+    experiment: "Experiment", text: str, directory: Path, console: "Console"
+) -> int:
+    from jaxcl.evaluation.populations import report_population
+    from jaxcl.training import Population, train_population
+
+    population = Population.parse(experiment, text)
+    outcome = train_population(population, directory, console=console)
+    if outcome.stopped_by is not None:
+        console.print(
+            f"stopped after step {outcome.step} of {outcome.total_steps}. "
+            f"Go on by the same line with --out {directory}"
+        )
+        return _SIGNALLED + outcome.stopped_by
+    console.print(f"trained {outcome.step} steps of each; the members are in {directory}")
+    print(report_population(population, directory))
+    return 0
 
 
 def _evaluate(directory: Path, config: "str | Experiment | None") -> int:

@@ -8,6 +8,8 @@ from jaxcl.training.experiment import Evaluate, Experiment, Run, Train
 from jaxcl.training.loop import Outcome, train
 from jaxcl.training.observers import read_metrics
 from jaxcl.training.optimizers import LARS, SGD, AdamW, Optimizer, Schedule
+from jaxcl.training.population import Population
+from jaxcl.training.population_loop import PopulationDirectory, PopulationOutcome, train_population
 from jaxcl.training.restoring import RestoredRun, restore_run, start_state, view_shapes
 from jaxcl.training.run_directory import RunDirectory, free_directory
 from jaxcl.training.setup import Setup, set_up
@@ -27,6 +29,9 @@ __all__ = [
     "Experiment",
     "Optimizer",
     "Outcome",
+    "Population",
+    "PopulationDirectory",
+    "PopulationOutcome",
     "Restored",
     "RestoredRun",
     "Run",
@@ -49,5 +54,6 @@ __all__ = [
     "start_state",
     "to_data",
     "train",
+    "train_population",
     "view_shapes",
 ]

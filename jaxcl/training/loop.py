@@ -76,7 +76,7 @@ def train(experiment: Experiment, directory: Path, *, console: Console | None = 
     with RunLock(directory), StopRequest() as stop, contextlib.ExitStack() as closing:
         notices = files.prepare(experiment, setup.facts)
         for notice in (*setup.notices, *notices):
-            _say(console, f"note: {notice}")
+            say(console, f"note: {notice}")
         run = experiment.run
         checkpoints = Checkpoints(
             files.checkpoints, keep_last=run.keep_last, keep_every=run.keep_every
@@ -111,8 +111,8 @@ def _start_or_resume(
     if restored is None:
         return 0, setup.devices.replicate(setup.init_state())
     for reason in restored.passed_over:
-        _say(console, f"note: passed over a checkpoint: {reason}")
-    _say(console, f"resuming after step {restored.step}")
+        say(console, f"note: passed over a checkpoint: {reason}")
+    say(console, f"resuming after step {restored.step}")
     return restored.step, setup.devices.replicate(restored.state)
 
 
@@ -128,7 +128,7 @@ def _run_steps(
 ) -> int:
     """Steps until the end or a request to stop; returns the number of steps done."""
     train, run, total = setup.experiment.train, setup.experiment.run, setup.total_steps
-    clock = _Clock(setup, start)
+    clock = Clock(setup, start)
     logged: tuple[int, Any, int] | None = None  # a step whose metrics may still be computing
     step = start
     source_batches = Batches(
@@ -141,7 +141,7 @@ def _run_steps(
     )
     with prefetch(source_batches, _placing(setup), depth=run.prefetch) as batches:
         try:
-            for batch, without_image in _readable(batches):
+            for batch, without_image in readable(batches):
                 state, metrics = setup.step(state, batch)
                 step += 1
                 replaced.note(without_image)
@@ -172,7 +172,7 @@ def _run_steps(
     return step
 
 
-def _readable(batches: Iterator[T]) -> Iterator[T]:
+def readable(batches: Iterator[T]) -> Iterator[T]:
     """Says of what is wrong with the data that it is the user's to mend."""
     while True:
         try:
@@ -194,7 +194,7 @@ def _placing(setup: Setup) -> Callable[[dict[str, np.ndarray]], tuple[Any, np.nd
     return place
 
 
-class _Clock:
+class Clock:
     """Rates between one row of the log and the next."""
 
     def __init__(self, setup: Setup, start: int) -> None:
@@ -226,5 +226,5 @@ class _Clock:
         }
 
 
-def _say(console: Console, text: str) -> None:
+def say(console: Console, text: str) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
