@@ -40,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _train(known.target, known.out, known.population, rest)
         if known.verb == "evaluate":
             return _evaluate(Path(known.run_dir), known.config)
+        if known.verb == "views":
+            return _views(known)
         return _embed(known)
     except KeyboardInterrupt:
         print("jaxcl: interrupted", file=sys.stderr)
@@ -82,6 +84,12 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     embed.add_argument(
         "--array", default="image", help="name of the images in an .npz (default: image)"
     )
+
+    views = verbs.add_parser("views", help="draw what the views of a config look like")
+    views.add_argument("config", metavar="CONFIG")
+    views.add_argument("--out", required=True, metavar="FILE.png")
+    views.add_argument("--examples", type=int, default=8, help="rows (default: 8)")
+    views.add_argument("--seed", type=int, default=0, help="decides the draws (default: 0)")
     return parser, train
 
 
@@ -167,6 +175,26 @@ def _embed(known: argparse.Namespace) -> int:
     except (UserError, OSError) as error:
         return _complain(error)
     print(written)
+    return 0
+
+
+def _views(known: argparse.Namespace) -> int:
+    from jaxcl.evaluation.contact_sheet import contact_sheet, save_contact_sheet
+    from jaxcl.training.durable_files import write_durably
+    from jaxcl.training.errors import UserError
+
+    out = Path(known.out)
+    try:
+        if out.suffix != ".png" or out.is_dir():
+            raise UserError(f"--out is {out}, expected a file that ends in .png")
+        experiment = load_config(Path(known.config))
+        sheet = contact_sheet(
+            experiment.data.open(), experiment.views, examples=known.examples, seed=known.seed
+        )
+        write_durably(out, lambda file: save_contact_sheet(sheet, file))
+    except (UserError, OSError, ValueError) as error:  # the last of the data or the views
+        return _complain(error)
+    print(f"{experiment.views}\n\n{known.examples} examples: {out}")
     return 0
 
 
