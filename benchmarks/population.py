@@ -3,9 +3,9 @@
     python benchmarks/population.py
     python benchmarks/population.py --members 16 --widths 128 64
 
-SimCLR of a perceptron on scikit-learn's digits. Steps are timed with batches that are on the device
-already: compilation, reading and logging are left out of both. Of each round the ratio is taken, and
-the median of the rounds, with the lowest and the highest, printed.
+SimCLR of a perceptron on scikit-learn's digits. Steps are timed with batches on the device
+already: compilation, reading and logging are left out of both. Of each round the ratio is taken;
+printed are the median of the rounds, the lowest and the highest.
 """
 
 import argparse

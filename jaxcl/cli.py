@@ -192,7 +192,7 @@ def _views(known: argparse.Namespace) -> int:
             experiment.data.open(), experiment.views, examples=known.examples, seed=known.seed
         )
         write_durably(out, lambda file: save_contact_sheet(sheet, file))
-    except (UserError, OSError, ValueError) as error:  # the last of the data or the views
+    except (UserError, OSError, ValueError, OverflowError) as error:  # of data, views, seed
         return _complain(error)
     print(f"{experiment.views}\n\n{known.examples} examples: {out}")
     return 0

@@ -1,4 +1,8 @@
-"""NNCLR on the handwritten digits inside scikit-learn."""
+"""NNCLR on the handwritten digits inside scikit-learn.
+
+Reached with seed 0, in one to three minutes on two shared CPU cores: 20-NN 97.0 %, linear 99.0 %,
+1, 5, 10 labels a class 69.7, 90.4, 92.0 %.
+"""
 
 from jaxcl import augment, data, encoders, methods, training
 

@@ -4,6 +4,7 @@ Images are `[H, W, C]`, uint8 or float in [0, 1]; a transform maps `(key, image)
 `batch_views` draws the views of a batch inside a jitted step.
 """
 
+from jaxcl.augment.auto_augment import AutoAugment, RandAugment
 from jaxcl.augment.blur import gaussian_blur
 from jaxcl.augment.color import (
     adjust_brightness,
@@ -33,17 +34,21 @@ from jaxcl.augment.recipes import (
     moco_v2,
     multi_crop,
     simclr,
+    supcon,
 )
+from jaxcl.augment.tones import adjust_sharpness, autocontrast, equalize, invert, posterize
 from jaxcl.augment.transforms import Compose, RandomApply, Transform, Views, batch_views
 
 __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "AutoAugment",
     "ColorJitter",
     "Compose",
     "GaussianBlur",
     "GaussianNoise",
     "Normalize",
+    "RandAugment",
     "RandomAffine",
     "RandomApply",
     "RandomGrayscale",
@@ -56,19 +61,25 @@ __all__ = [
     "adjust_contrast",
     "adjust_hue",
     "adjust_saturation",
+    "adjust_sharpness",
     "affine",
+    "autocontrast",
     "batch_views",
     "byol",
     "crops",
+    "equalize",
     "gaussian_blur",
     "horizontal_flip",
+    "invert",
     "moco_v1",
     "moco_v2",
     "multi_crop",
     "normalize",
+    "posterize",
     "resized_crop",
     "rgb_to_grayscale",
     "simclr",
     "solarize",
+    "supcon",
     "to_float",
 ]

@@ -8,6 +8,7 @@ what concerns colour does nothing to them.
 import dataclasses
 from typing import Any
 
+from jaxcl.augment.auto_augment import AutoAugment
 from jaxcl.augment.random_geometry import RandomAffine, RandomHorizontalFlip, RandomResizedCrop
 from jaxcl.augment.random_pixels import (
     ColorJitter,
@@ -239,6 +240,49 @@ def crops(
     if noise:
         steps.append(GaussianNoise(noise))
     view = Compose(tuple(steps))
+    return Views((view, view))
+
+
+def supcon(
+    size: int,
+    augmentation: Transform | None = None,
+    *,
+    mean: tuple[float, ...] | None = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
+) -> Views:
+    """SupCon on ImageNet (Khosla et al., 2020, sections 4 and 4.4): two views by AutoAugment.
+
+    For CIFAR the authors' code draws as `simclr(32, strength=0.5, blur=False)`, with crops from a
+    fifth of the image.
+
+    Args:
+      size: side of the views, pixels.
+      augmentation: after crop and flip; None: `AutoAugment("imagenet")`. `RandAugment()` is the
+        paper's other choice.
+      mean: for normalizing, one value a channel; None leaves values in [0, 1].
+      std: for normalizing.
+
+    Returns:
+      Two views.
+
+    Example:
+      >>> from jaxcl import augment
+      >>> print(augment.supcon(224, augment.RandAugment(), mean=None))  # doctest: +ELLIPSIS
+      view 0:
+        RandomResizedCrop(size=224, scale=(0.08, 1.0), ...
+        RandomHorizontalFlip(p=0.5)
+        RandAugment(num_ops=2, magnitude=9, num_magnitude_bins=31, fill=0.0)
+      view 1:
+      ...
+    """
+    view = Compose(
+        (
+            RandomResizedCrop(size),
+            RandomHorizontalFlip(0.5),
+            AutoAugment("imagenet") if augmentation is None else augmentation,
+            *_normalizing(mean, std),
+        )
+    )
     return Views((view, view))
 
 

@@ -8,10 +8,12 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from jaxcl.evaluation.runs import evaluate_run
+from jaxcl.training.checkpoints import Checkpoints
 from jaxcl.training.durable_files import write_durably
 from jaxcl.training.observers import Row, read_metrics
 from jaxcl.training.population import Population
 from jaxcl.training.population_loop import PopulationDirectory
+from jaxcl.training.run_directory import RunDirectory
 
 _LAST_ROWS = 5
 _COLUMNS = ("loss", "accuracy", "positive_similarity", "effective_rank", "knn", "linear")
@@ -26,7 +28,8 @@ def report_population(population: Population, directory: Path) -> str:
 
     Returns:
       A table as text: value, means of the last five logged rows, and the accuracy of nearest
-      neighbours and a linear probe where the experiment names test examples.
+      neighbours and a linear probe where the experiment names test examples. A member that
+      diverged before its first checkpoint has no such accuracy.
 
     Raises:
       UserError: if a member cannot be evaluated.
@@ -60,7 +63,8 @@ def _last(rows: list[Row]) -> dict[str, float]:
 
 
 def _scores(population: Population, directory: Path) -> dict[str, float]:
-    if population.experiment.evaluate is None:
+    trained = Checkpoints(RunDirectory(directory).checkpoints).steps()
+    if population.experiment.evaluate is None or not trained:
         return {}
     evaluate_run(directory)
     scores = json.loads((directory / "evaluation.json").read_text())["scores"]["trained encoder"]

@@ -1,12 +1,20 @@
 """Vision transformers: sizes, positions, other image sizes, and what gets a gradient."""
 
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxcl.encoders import ViT
+from jaxcl.encoders.drop_path import DropPath, drop_path_rates
 from jaxcl.encoders.vit import interpolate_positions, sincos_positions
+
+REFERENCE = Path(__file__).parents[1] / "reference"
+sys.path.append(str(REFERENCE))
+from formula_weights import formula_images, formula_weights  # noqa: E402
 
 KEY = jax.random.key(0)
 IMAGES = jax.random.uniform(KEY, (2, 16, 16, 3))
@@ -57,6 +65,49 @@ def test_features_and_gradients_of_every_parameter(pool, positions):
     assert encoder.apply(variables, IMAGES).shape == (2, 16)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient(variables["params"])):
         assert np.abs(leaf).max() > 0, path
+
+
+def torch_name(path):
+    """`blocks_0/attn/qkv/kernel` as torchvision names it."""
+    *modules, leaf = [key.key for key in path]
+    if not modules:
+        return {"cls_token": "class_token", "pos_embed": "encoder.pos_embedding"}[leaf]
+    inner = {
+        "patch_embed/proj": "conv_proj.",
+        "norm": "encoder.ln.",
+        "norm1": "ln_1.",
+        "norm2": "ln_2.",
+        "attn/qkv": "self_attention.in_proj_",
+        "attn/proj": "self_attention.out_proj.",
+        "mlp/fc1": "mlp.0.",
+        "mlp/fc2": "mlp.3.",
+    }
+    place = ""
+    if modules[0].startswith("blocks_"):
+        place = f"encoder.layers.encoder_layer_{modules.pop(0).removeprefix('blocks_')}."
+    return place + inner["/".join(modules)] + ("bias" if leaf == "bias" else "weight")
+
+
+def formula_leaf(path, leaf):
+    name, shape = torch_name(path), leaf.shape
+    if name in ("class_token", "encoder.pos_embedding"):
+        return formula_weights(name, (1,) * (3 - len(shape)) + shape).reshape(shape)
+    if len(shape) == 4:  # HWIO here, OIHW there
+        values = formula_weights(name, (shape[3], shape[2], shape[0], shape[1]))
+        return values.transpose(2, 3, 1, 0)
+    return formula_weights(name, shape[::-1]).T
+
+
+def test_outputs_are_torchvisions_at_the_same_weights():
+    golden = np.load(REFERENCE / "transformers.npz")["vit"]
+    encoder = ViT(patch=16, image_size=64, width=32, depth=2, heads=4)
+    images = formula_images()[:, :64]
+    shapes = jax.eval_shape(lambda: encoder.init(KEY, images))
+    variables = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: formula_leaf(path[1:], leaf), shapes
+    )
+    features = jax.jit(encoder.apply)(variables, images)
+    np.testing.assert_allclose(features, golden, rtol=1e-4, atol=1e-5)
 
 
 def test_remat_and_the_frozen_patch_embedding_change_no_value():
@@ -146,6 +197,42 @@ def test_dropped_paths_need_a_key_and_keep_their_mean():
     assert len(np.unique(np.asarray(dropped).round(4), axis=0)) in (2, 3, 4)  # two branches drop
 
 
+def test_drop_path_keeps_the_expectation_and_rates_grow():
+    branch = jnp.ones((4000, 2))
+    rngs = {"drop_path": KEY}
+    dropped = np.asarray(DropPath(0.25).apply({}, branch, train=True, rngs=rngs))
+    np.testing.assert_array_equal(dropped[:, 0], dropped[:, 1])  # a whole example or none of it
+    np.testing.assert_allclose(np.unique(dropped), [0, 4 / 3], rtol=1e-6)
+    # The mean's deviation is sqrt(0.25 / 0.75 / 4000) = 0.009.
+    np.testing.assert_allclose(dropped.mean(), 1, atol=0.04)
+    for options in ({"train": True}, {"train": False, "rngs": rngs}):
+        np.testing.assert_array_equal(DropPath(0.25).apply({}, branch, **options), branch)
+    np.testing.assert_allclose(drop_path_rates(0.3, 4), [0, 0.1, 0.2, 0.3])
+    with pytest.raises(ValueError, match="drop_path is 1"):
+        DropPath(1.0).apply({}, branch, train=False)
+
+
+def test_mean_pooling_without_positions_ignores_the_order_of_patches():
+    encoder = ViT(pool="mean", **SMALL)
+    params = jax.jit(encoder.init)(KEY, IMAGES)["params"]
+    upside_down = IMAGES.reshape(2, 4, 4, 16, 3)[:, ::-1].reshape(IMAGES.shape)
+    apply = jax.jit(lambda p, x: encoder.apply({"params": p}, x))
+    assert np.abs(apply(params, upside_down) - apply(params, IMAGES)).max() > 1e-4
+    without = params | {"pos_embed": jnp.zeros_like(params["pos_embed"])}
+    np.testing.assert_allclose(apply(without, upside_down), apply(without, IMAGES), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_parameters_for_224_pixels_serve_96():
+    encoder = ViT(width=32, depth=2, heads=4)
+    shapes = jax.eval_shape(lambda: encoder.init(KEY, jnp.ones((1, 224, 224, 3))))
+    small = jax.jit(encoder.init)(KEY, jnp.ones((1, 96, 96, 3)))
+    assert jax.tree.map(jnp.shape, small) == jax.tree.map(jnp.shape, shapes)
+    features = encoder.apply(small, jax.random.uniform(KEY, (2, 96, 96, 3)))
+    assert features.shape == (2, 32)
+    assert np.isfinite(features).all()
+
+
 def test_bfloat16():
     encoder = ViT(dtype="bfloat16", **SMALL)
     variables = encoder.init(KEY, IMAGES)
@@ -162,6 +249,7 @@ def test_bfloat16():
         ({"image_size": 18}, (1, 16, 16, 3), "patch 4 does not divide image_size 18"),
         ({}, (1, 16, 16, 1), "ViT takes images .* got shape .1, 16, 16, 1."),
         ({"heads": 3}, (1, 16, 16, 3), "heads that divide the width"),
+        ({"width": 18, "positions": "sincos"}, (1, 16, 16, 3), "a width that 4 divides, not 18"),
         ({"size": "giant"}, (1, 16, 16, 3), "ViT size 'giant': choose one of tiny, small"),
     ],
 )

@@ -134,6 +134,8 @@ BOUNDS = {
     "uniformity": (-8, 0),
     "koleo": (-math.log(2 + 1e-3), -math.log(1e-3)),
     "barlow_twins": (0, 4 * D + 0.2 * D * (D - 1)),
+    # N times the integral of a distance of at most 2, squared, under a bell of area sqrt(2 pi).
+    "sig_reg": (0, N * 4 * math.sqrt(2 * math.pi)),
     "vicreg": NOT_NEGATIVE,
     "swav": NOT_NEGATIVE,
     "swav without memory": NOT_NEGATIVE,

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from jaxcl import augment, data, encoders, methods, training
 from jaxcl.cli import main
 from jaxcl.evaluation.populations import report_population
 from jaxcl.training import Evaluate, Population, UserError, read_metrics, train, train_population
+from jaxcl.training.observers import ProgressBar
 
 
 def make_experiment(**changes):
@@ -92,6 +95,47 @@ def test_report_has_a_row_a_member_and_curves(tmp_path, quiet):
     other = dataclasses.replace(population, values=(0.1, 0.6))
     with pytest.raises(UserError, match=r"holds the population method.temperature=\[0.1, 0.5\]"):
         train_population(other, tmp_path, console=quiet)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("field", "values"), [("method.temperature", (0.1, 0.5)), ("train.seed", (0, 5))]
+)
+def test_stopped_and_resumed_logs_the_very_same_losses(field, values, tmp_path, quiet, monkeypatch):
+    population = Population(make_experiment(), field, values)
+    train_population(population, tmp_path / "whole", console=quiet)
+    advance = ProgressBar.advance
+
+    def advance_and_stop(self, done):
+        advance(self, done)
+        if done == 2:  # the step under way when the signal comes is still done
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ProgressBar, "advance", advance_and_stop)
+        outcome = train_population(population, tmp_path / "parts", console=quiet)
+    assert (outcome.step, outcome.stopped_by, outcome.finished) == (3, signal.SIGTERM, False)
+    assert train_population(population, tmp_path / "parts", console=quiet).finished
+    for member in ("0", "1"):
+        parts, whole = rows(tmp_path / "parts" / member), rows(tmp_path / "whole" / member)
+        assert [row["step"] for row in parts] == list(range(1, 7))
+        assert [row["loss"] for row in parts] == [row["loss"] for row in whole]
+
+
+@pytest.mark.slow
+def test_a_member_that_diverges_leaves_the_others_and_the_report(tmp_path, quiet):
+    judged = Evaluate(train=data.Digits("train"), test=data.Digits("test"))
+    population = Population(
+        make_experiment(evaluate=judged), "optimizer.learning_rate", (0.1, 1e30)
+    )
+    outcome = train_population(population, tmp_path, console=quiet)
+    assert outcome.finished
+    assert outcome.diverged[0] is None
+    assert "training diverged" in outcome.diverged[1]
+    report_population(population, tmp_path)
+    healthy, diverged = json.loads((tmp_path / "population.json").read_text())["figures"]
+    assert "knn" in healthy
+    assert "knn" not in diverged
 
 
 @pytest.mark.parametrize(
