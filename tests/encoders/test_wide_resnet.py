@@ -20,15 +20,10 @@ def convolve(x, kernel, stride=1):
 def test_features_are_the_definitions():
     encoder = WideResNet(10, factor=2)
     images = jax.random.normal(KEY, (2, 9, 8, 3))  # an odd side tells paddings apart
-    variables = jax.jit(encoder.init)(KEY, images)
-    leaves, tree = jax.tree.flatten(variables)
-    noise = [
-        0.1 * np.abs(np.random.default_rng(i).normal(size=leaf.shape))
-        for i, leaf in enumerate(leaves)
-    ]
-    variables = jax.tree.unflatten(
-        tree, [np.float32(a + b) for a, b in zip(leaves, noise, strict=True)]
-    )
+    draw = np.random.default_rng(0)
+    shapes = jax.eval_shape(encoder.init, KEY, images)
+    variables = jax.tree.map(lambda leaf: np.float32(draw.uniform(-0.2, 0.6, leaf.shape)), shapes)
+    variables["batch_stats"] = jax.tree.map(np.abs, variables["batch_stats"])
     found = jax.jit(encoder.apply)(variables, images)
     params, stats = jax.tree.map(np.float64, (variables["params"], variables["batch_stats"]))
 
