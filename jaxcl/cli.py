@@ -105,6 +105,8 @@ def _train(target: str, out: str | None, population: str | None, options: list[s
         if Path(target).is_dir():
             if out is not None:
                 raise UserError("--out goes with a config file; a run directory resumes in place")
+            if population is not None:
+                raise UserError("--population goes with a config file, and --out of its own")
             directory = Path(target)
             experiment = RunDirectory(directory).read_experiment()
         else:

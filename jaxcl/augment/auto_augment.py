@@ -45,7 +45,7 @@ class Operation(enum.IntEnum):
 
 @dataclasses.dataclass(frozen=True)
 class RandAugment(Transform):
-    """`num_ops` operations, each as likely, of one magnitude (Cubuk et al., 2020, section 3).
+    """`num_ops` operations, each as likely, of one magnitude (Cubuk et al., 2020).
 
     Magnitudes are those of torchvision's `RandAugment`; it works on 8-bit images and rounds down
     after every operation, this on floats. The affine maps are bilinear (torchvision's default is
@@ -111,7 +111,7 @@ class RandAugment(Transform):
 class AutoAugment(Transform):
     """One of 25 learned pairs of operations, each with its probability (Cubuk et al., 2019).
 
-    Policies (appendix, tables 7 and 9) and magnitudes are those of torchvision's `AutoAugment`; in
+    Policies and magnitudes are those of torchvision's `AutoAugment`; in
     arithmetic it differs as `RandAugment` does.
 
     Raises:

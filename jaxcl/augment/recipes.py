@@ -174,7 +174,7 @@ def multi_crop(
     small_scale: tuple[float, float] = (0.05, 0.14),
     blur: float | None = None,
 ) -> Views:
-    """Multi-crop (Caron et al., 2020, section 3.2): a recipe's views, and small crops beside them.
+    """Multi-crop (Caron et al., 2020): a recipe's views, and small crops beside them.
 
     Every crop is one of the recipe's, at another scale; the small ones follow its last view.
 

@@ -43,23 +43,23 @@ def simclr_v2_projector(dim: int = 128, *, hidden: int = 0) -> MLP:
 
 
 def byol_projector(dim: int = 256, *, hidden: int = 4096) -> MLP:
-    """Two layers, BatchNorm after the first (Grill et al., 2020, section 3.2); its predictor is
+    """Two layers, BatchNorm after the first (Grill et al., 2020); its predictor is
     the same."""
     return MLP((hidden, dim), batch_norm=True)
 
 
 def simsiam_projector(dim: int = 2048, *, hidden: int = 0) -> MLP:
-    """Three layers, BatchNorm after each, plain on the output (Chen & He, 2021, section 3)."""
+    """Three layers, BatchNorm after each, plain on the output (Chen & He, 2021)."""
     return MLP((hidden, hidden, dim), batch_norm=True, output_norm="plain")
 
 
 def simsiam_predictor(dim: int = 2048, *, hidden: int = 512) -> MLP:
-    """Two layers, BatchNorm after the first: a bottleneck (Chen & He, 2021, section 3)."""
+    """Two layers, BatchNorm after the first: a bottleneck (Chen & He, 2021)."""
     return MLP((hidden, dim), batch_norm=True)
 
 
 def nnclr_projector(dim: int = 256, *, hidden: int = 2048) -> MLP:
-    """Three layers, BatchNorm after each (Dwibedi et al., 2021, section 4.1)."""
+    """Three layers, BatchNorm after each (Dwibedi et al., 2021)."""
     return MLP((hidden, hidden, dim), batch_norm=True, output_norm="affine")
 
 
@@ -69,10 +69,10 @@ def barlow_twins_projector(dim: int = 8192, *, hidden: int = 8192) -> MLP:
 
 
 def swav_projector(dim: int = 128, *, hidden: int = 2048) -> MLP:
-    """Two layers, BatchNorm after the first (Caron et al., 2020, appendix A)."""
+    """Two layers, BatchNorm after the first (Caron et al., 2020)."""
     return MLP((hidden, dim), batch_norm=True)
 
 
 def dino_projector(dim: int = 256, *, hidden: int = 2048) -> MLP:
-    """Three layers with GELU and no norm (Caron et al., 2021, appendix C)."""
+    """Three layers with GELU and no norm (Caron et al., 2021)."""
     return MLP((hidden, hidden, dim), activation="gelu")

@@ -26,7 +26,7 @@ class ViT(nn.Module):
     """Vision transformer (Dosovitskiy et al., 2021) without its classifier: pre-norm blocks, exact
     GELU, a norm after the last block.
 
-    Weights start Xavier-uniform and biases at 0, as MoCo v3's (Chen, Xie & He, 2021, section 4).
+    Weights start Xavier-uniform and biases at 0, as MoCo v3's (Chen, Xie & He, 2021).
     Images may be of other sizes than `image_size`, from call to call: the same parameters serve the
     224 and the 96 pixels of multi-crop. Parameters are named as timm's: `cls_token`, `pos_embed`,
     `patch_embed/proj`, `blocks_0/attn/qkv` ..., `norm`.
@@ -56,11 +56,11 @@ class ViT(nn.Module):
     """Attention heads, where not the size's; MoCo v3's small has 12."""
     pool: Literal["class", "mean", "attention"] = "class"
     """What becomes the features: the class token, the mean over patches, or a learned query's
-    attention over them (MAP: Zhai et al., 2022, section 3.3). Only the first has a class token."""
+    attention over them (MAP: Zhai et al., 2022). Only the first has a class token."""
     positions: Literal["learned", "sincos"] = "learned"
     """Learned, or fixed sines and cosines of row and column (MoCo v3), made for each image size."""
     frozen_patch_embedding: bool = False
-    """Let no gradient reach the patch embedding, which steadies training (MoCo v3, section 4.2).
+    """Let no gradient reach the patch embedding, which steadies training (MoCo v3).
     Weight decay would still shrink it: keep `patch_embed` out of that."""
     drop_path: float = 0.0
     """Rate of the last block, growing linearly from 0 at the first. Acts with `train=True` and
@@ -218,7 +218,7 @@ class Block(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention (Vaswani et al., 2017, section 3.2.2)."""
+    """Multi-head self-attention (Vaswani et al., 2017)."""
 
     heads: int
     dtype: str
@@ -249,7 +249,7 @@ class FeedForward(nn.Module):
 
 class AttentionPool(nn.Module):
     """A learned query's attention over all tokens, then two dense layers beside a shortcut (MAP:
-    Zhai et al., 2022, section 3.3, after Lee et al., 2019)."""
+    Zhai et al., 2022, after Lee et al., 2019)."""
 
     heads: int
     dtype: str

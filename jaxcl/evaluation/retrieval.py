@@ -70,7 +70,7 @@ def mean_average_precision_at_r(
     """mAP@R: precision over the R nearest of each row, R the others of its class, by cosine.
 
     The mean over rows of 1/R sum_{i <= R} P(i), where P(i) is the share of the i nearest that are
-    of the row's class if the i-th is, else 0 (Musgrave et al., 2020, section 3.2). Rows that are
+    of the row's class if the i-th is, else 0 (Musgrave et al., 2020). Rows that are
     alone in their class do not count. Equal similarities are ordered by row.
 
     Args:

@@ -138,7 +138,7 @@ class AlignUniform(Criterion):
     ) -> tuple[jax.Array, Any]:
         z0, z1 = _pair(views, self)
         near = losses.alignment(z0, z1, alpha=self.alpha).mean()
-        spread = [losses.uniformity(z, t=self.t, axis_name=axis_name).mean() for z in (z0, z1)]
+        spread = [losses.uniformity(z, t=self.t, axis_name=axis_name) for z in (z0, z1)]
         return self.alignment * near + self.uniformity * (spread[0] + spread[1]) / 2, state
 
 

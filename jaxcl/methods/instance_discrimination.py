@@ -41,7 +41,7 @@ class InstanceDiscrimination(Method):
     """Instance discrimination with a memory bank (Wu et al., 2018), of one view of each example.
 
     An example's embedding, of unit length, is to be like its own row of the bank and unlike the
-    others: by a softmax over the bank, or by noise-contrastive estimation (section 3.2). Then it is
+    others: by a softmax over the bank, or by noise-contrastive estimation. Then it is
     mixed into its row.
     """
 
@@ -143,9 +143,9 @@ class InstanceDiscrimination(Method):
         normalizer: jax.Array,
         axis_name: str | None,
     ) -> tuple[jax.Array, jax.Array]:
-        """-log h of the own row, -log(1 - h) of each of the m noise rows (eq. 5 to 7 of the paper).
+        """-log h of the own row, -log(1 - h) of each of the m noise rows.
 
-        h = P / (P + m / n), P = exp(similarity / temperature) / Z, of n examples; and Z (eq. 8).
+        h = P / (P + m / n), P = exp(similarity / temperature) / Z, of n examples; and Z.
         """
         positive = jnp.sum(queries * own, axis=1) / self.temperature
         negative = queries @ noise.T / self.temperature

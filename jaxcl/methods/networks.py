@@ -111,7 +111,7 @@ def forward_sizes(
     """Trains on views of several sizes: the first network runs once a size, the others once.
 
     So batch statistics are of all views of one size, and after the first network of all views
-    (multi-crop: Caron et al., 2020, section 3.2).
+    (multi-crop: Caron et al., 2020).
 
     Args:
       modules: networks by name, in order.

@@ -34,7 +34,7 @@ class ReSSLState(TargetState):
 
 @dataclasses.dataclass(frozen=True)
 class ReSSL(Method):
-    """ReSSL (Zheng et al., 2021, eq. 3 to 5): how alike an example is to those of a queue.
+    """ReSSL (Zheng et al., 2021): how alike an example is to those of a queue.
 
     The teacher sees the second view, which should be the weaker; its similarities, sharper, are
     what the student's of the first view are to be.

@@ -83,7 +83,7 @@ class SimSiam(_Siamese):
     """
 
     stop_gradient: bool = True
-    """Hold what is predicted constant; figure 2 of the paper shows what happens if not."""
+    """Hold what is predicted constant; the paper shows what happens if not."""
 
     def init(self, key: jax.Array, batch: Batch) -> tuple[Params, SiameseState]:
         params, batch_stats, _ = init_networks(self._networks, key, batch.views[0])
@@ -111,7 +111,7 @@ class SimSiam(_Siamese):
 
 @dataclasses.dataclass(frozen=True)
 class NNCLR(_Siamese):
-    """NNCLR (Dwibedi et al., 2021, eq. 4 to 6): the positive is the neighbour of the other view.
+    """NNCLR (Dwibedi et al., 2021): the positive is the neighbour of the other view.
 
     Neighbours come from a queue of past embeddings of the first view; other examples' predictions
     are the negatives, and the loss is symmetric.

@@ -1,4 +1,4 @@
-"""ConvNeXt and wide residual networks: sizes by arithmetic, and a block by hand."""
+"""What ConvNeXt and wide residual networks share: sizes by arithmetic, gradients, errors."""
 
 import jax
 import jax.numpy as jnp
@@ -85,7 +85,7 @@ def test_remat_changes_nothing_in_convnext():
 @pytest.mark.parametrize(
     ("encoder", "shape", "message"),
     [
-        (ConvNeXt(), (1, 16, 16, 3), "ConvNeXt"),
+        (ConvNeXt(), (1, 16, 16, 3), "ConvNeXt with patch 4 shrinks images 32 times; got 16x16"),
         (WideResNet(27), (1, 32, 32, 3), "WideResNet depth 27"),
         (ResNet(18, bottleneck_factor=2), (1, 64, 64, 3), "ResNet bottleneck_factor 2 with depth"),
     ],

@@ -103,14 +103,11 @@ class NNCLR(Case):
 
 
 class OfViews(Case):
-    """A loss of lightly's of both views' embeddings."""
+    """A loss of lightly's of both views' embeddings; subclasses make it."""
 
     def __init__(self, random):
         super().__init__(random)
         self.criterion = self.make()
-
-    def make(self):
-        raise NotImplementedError
 
     def loss(self, views):
         return self.criterion(*map(self.encoder, views))

@@ -181,3 +181,8 @@ def test_the_command_says_what_is_wrong_in_a_line(tmp_path, capsys):
         "jaxcl: error: --population names 'method.temperatur', which the experiment does not have: "
         "did you mean method.temperature?"
     ]
+
+
+def test_a_run_directory_is_no_population(tmp_path, capsys):
+    assert main(["train", str(tmp_path), "--population", "method.temperature=[0.1,0.2]"]) == 2
+    assert "--population goes with a config file" in capsys.readouterr().err
