@@ -64,7 +64,8 @@ def sig_reg(
     check_scalar("largest", largest, above=0)
     where = check_where(where, sizes)
     count = count_rows(sizes["N"], where, axis_name)
-    drawn = l2_normalize(jax.random.normal(key, (directions, sizes["D"])))
+    # The same directions at any default precision: wider draws would be other numbers.
+    drawn = l2_normalize(jax.random.normal(key, (directions, sizes["D"]), jnp.float32))
     if where is not None:
         x = jnp.where(where[:, None], x, 0)
     along = jnp.einsum("nd,ad->na", x, drawn, precision=jax.lax.Precision.HIGHEST)

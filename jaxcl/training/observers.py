@@ -203,9 +203,10 @@ class Verdict:
         return alarms
 
     def _stays_at(self, loss: float) -> bool:
-        """Whether the loss is above this and does not fall."""
+        """Whether the loss is above this and neither falls nor, as DINO's at first, lets the
+        embeddings spread."""
         rows = [row["loss"] for row in self._recent]
-        if len(rows) < 2 * _WINDOW:
+        if len(rows) < 2 * _WINDOW or self._spread_grows():
             return False
         before, now = sum(rows[:_WINDOW]) / _WINDOW, sum(rows[_WINDOW:]) / _WINDOW
         return now > loss and now > 0.995 * before
@@ -218,9 +219,12 @@ class Verdict:
         rows = self._recent
         if len(rows) < 2 * _WINDOW or not all("effective_rank" in row for row in rows):
             return False
-        spread = [row["embedding_std"] for row in rows]
-        grows = sum(spread[_WINDOW:]) > 1.02 * sum(spread[:_WINDOW])
-        return not grows and sum(row["effective_rank"] for row in rows) / len(rows) < 2
+        rank = sum(row["effective_rank"] for row in rows) / len(rows)
+        return rank < 2 and not self._spread_grows()
+
+    def _spread_grows(self) -> bool:
+        spread = [row.get("embedding_std", 0.0) for row in self._recent]
+        return sum(spread[_WINDOW:]) > 1.02 * sum(spread[:_WINDOW])
 
 
 def check_finite(row: Row) -> None:
