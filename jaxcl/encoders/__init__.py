@@ -7,6 +7,7 @@ float32; `dtype="bfloat16"` computes in bfloat16. Statistics of BatchNorm live i
 
 from jaxcl.encoders.cnn import SmallCNN
 from jaxcl.encoders.convnext import ConvNeXt
+from jaxcl.encoders.feature_maps import features_and_map, keep_feature_map
 from jaxcl.encoders.heads import (
     barlow_twins_projector,
     byol_projector,
@@ -44,6 +45,8 @@ __all__ = [
     "barlow_twins_projector",
     "byol_projector",
     "dino_projector",
+    "features_and_map",
+    "keep_feature_map",
     "moco_v1_projector",
     "moco_v2_projector",
     "moco_v3_predictor",

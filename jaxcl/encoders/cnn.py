@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcl.encoders.feature_maps import keep_feature_map
 from jaxcl.encoders.norm import BatchNorm
 
 
@@ -55,5 +56,6 @@ class SmallCNN(nn.Module):
                 x, train=train, axis_name=axis_name
             )
             x = nn.relu(x)
+        keep_feature_map(self, x)
         x = x.astype(jnp.float32)
         return x.mean((1, 2)) if self.pool else x.reshape(x.shape[0], -1)

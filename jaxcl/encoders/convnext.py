@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.encoders.drop_path import DropPath, drop_path_rates
+from jaxcl.encoders.feature_maps import keep_feature_map
 
 _SIZES = {  # channels of the first stage, blocks of each stage
     "tiny": (96, (3, 3, 9, 3)),
@@ -45,8 +46,9 @@ class ConvNeXt(nn.Module):
     depths: tuple[int, ...] | None = None
     """Blocks of each stage, where not the size's."""
     drop_path: float = 0.0
-    """Rate of the last block, growing linearly from 0 at the first. Acts with `train=True` and
-    `rngs={"drop_path": key}`; without these, nothing is dropped."""
+    """Rate of the last block, growing linearly from 0 at the first. Methods give the key, to the
+    network that learns; in a call of your own it takes `train=True` and `rngs={"drop_path": key}`.
+    """
     remat: bool = False
     """Keep only the inputs of blocks and compute the rest again for the gradient: less memory,
     about a third more time."""
@@ -89,6 +91,7 @@ class ConvNeXt(nn.Module):
             for index in range(blocks):
                 name = f"stages_{stage}_blocks_{index}"
                 x = block_type(next(rates), self.dtype, name=name)(x, train)
+        keep_feature_map(self, x)
         x = x.astype(jnp.float32).mean((1, 2))
         return nn.LayerNorm(_EPSILON, name="head_norm")(x)
 

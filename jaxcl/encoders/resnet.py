@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcl.encoders.feature_maps import keep_feature_map
 from jaxcl.encoders.norm import BatchNorm
 
 _BLOCKS = {
@@ -115,6 +116,7 @@ class ResNet(nn.Module):
                     zero_init_residual=self.zero_init_residual,
                     name=f"layer{stage + 1}_{index}",
                 )(x, train=train, axis_name=axis_name)
+        keep_feature_map(self, x)
         return x.astype(jnp.float32).mean((1, 2))
 
 

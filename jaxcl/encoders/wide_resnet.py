@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcl.encoders.feature_maps import keep_feature_map
 from jaxcl.encoders.norm import BatchNorm
 
 _STEM_CHANNELS = 16
@@ -87,6 +88,7 @@ class WideResNet(nn.Module):
                     name=f"stage{stage + 1}_{index}",
                 )(x, train=train, axis_name=axis_name)
         x = nn.relu(norm(name="bn")(x, train=train, axis_name=axis_name))
+        keep_feature_map(self, x)
         return x.astype(jnp.float32).mean((1, 2))
 
 

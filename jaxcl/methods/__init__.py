@@ -3,6 +3,7 @@ state."""
 
 from jaxcl.methods import criteria
 from jaxcl.methods.byol import BYOL
+from jaxcl.methods.dense import DenseCL
 from jaxcl.methods.gradient_cache import grad_cache
 from jaxcl.methods.instance_discrimination import InstanceDiscrimination
 from jaxcl.methods.joint_embedding import JointEmbedding
@@ -23,6 +24,7 @@ __all__ = [
     "NNCLR",
     "Batch",
     "Cosine",
+    "DenseCL",
     "InstanceDiscrimination",
     "JointEmbedding",
     "Linear",

@@ -1,9 +1,11 @@
 """Methods to hold to what all share, of given networks."""
 
+from jaxcl.encoders import MLP, keep_feature_map
 from jaxcl.methods import (
     BYOL,
     DINO,
     NNCLR,
+    DenseCL,
     InstanceDiscrimination,
     JointEmbedding,
     Linear,
@@ -26,11 +28,26 @@ CRITERIA = (
 )
 
 
+class MapMLP(MLP):
+    """Has a feature map of four cells, which are the quarters of its features."""
+
+    def __call__(self, inputs, *, train=False, axis_name=None):
+        x = super().__call__(inputs, train=train, axis_name=axis_name)
+        keep_feature_map(self, x.reshape(len(x), 2, 2, -1))
+        return x
+
+
 def make_methods(encoder, projector, predictor, examples):
     """By name; batches are of up to 40 of so many examples."""
     networks, with_predictor = (encoder, projector), (encoder, projector, predictor)
+    with_map = MapMLP(
+        encoder.widths, encoder.batch_norm, batch_norm_groups=encoder.batch_norm_groups
+    )
+    dense = {"projector": projector, "dense_projector": MLP((9, 6)), "queue_size": 40}
     return {
         "moco_v2_plus": MoCoV2Plus(*networks, queue_size=40),
+        "dense_cl": DenseCL(with_map, **dense),
+        "dense_cl, own keys masked": DenseCL(with_map, **dense, mask_own_keys=True),
         "byol": BYOL(*with_predictor),
         "simsiam": SimSiam(*with_predictor),
         "nnclr": NNCLR(*with_predictor, queue_size=40),

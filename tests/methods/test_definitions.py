@@ -2,15 +2,17 @@
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcl.encoders import MLP, SmallCNN
+from jaxcl.encoders import MLP, SmallCNN, keep_feature_map
 from jaxcl.methods import (
     DINO,
     Batch,
+    DenseCL,
     InstanceDiscrimination,
     JointEmbedding,
     MoCoV2Plus,
@@ -135,6 +137,114 @@ def test_a_joint_embedding_encodes_each_view_by_itself(momentum):
         np.testing.assert_allclose(found, kernel + 0.1, atol=1e-6)
 
 
+class Patches(nn.Module):
+    """A linear map of each 2x2 patch, and their mean."""
+
+    @nn.compact
+    def __call__(self, images, *, train=False, axis_name=None):
+        x = nn.Conv(5, (2, 2), strides=2, use_bias=False, name="patches")(images)
+        keep_feature_map(self, x)
+        return x.mean((1, 2))
+
+
+def dense_contrast(method, params, state, batch):
+    """DenseCL's loss of images and of cells, one by one, and what enters its queues."""
+    params, target = (
+        jax.tree.map(lambda x: np.asarray(x, np.float64), tree)
+        for tree in (params, state.target_params)
+    )
+    queues = [np.asarray(q.embeddings, np.float64) for q in (state.queue, state.dense_queue)]
+    past = [q.ids for q in (state.queue, state.dense_queue)]
+
+    def encode(weights, image):
+        """The cells' features, the image's embedding, the cells' embeddings."""
+        rows, columns = image.shape[0] // 2, image.shape[1] // 2
+        patches = image.reshape(rows, 2, columns, 2).swapaxes(1, 2).reshape(rows * columns, 4)
+        cells = patches @ weights["encoder"]["patches"]["kernel"].reshape(4, 5)
+        heads = [weights[name]["dense0"] for name in ("projector", "dense_projector")]
+        whole, dense = (
+            rows @ head["kernel"] + head["bias"]
+            for rows, head in zip((cells.mean(0, keepdims=True), cells), heads, strict=True)
+        )
+        return unit(cells), whole, dense
+
+    def info_nce(query, positive, negatives):
+        logits = np.concatenate([[query @ positive], negatives @ query]) / method.temperature
+        return -log_softmax(logits[None])[0, 0]
+
+    losses, dense_losses, entered = [], [], ([], [])
+    for query_image, key_image, index in zip(*batch.views, batch.index, strict=True):
+        of_query = encode(params, query_image[..., 0].astype(np.float64))
+        of_key = encode(target, key_image[..., 0].astype(np.float64))
+        negatives = [
+            rows if ids is None else rows[ids != index]
+            for rows, ids in zip(queues, past, strict=True)
+        ]
+        losses.append(info_nce(unit(of_query[1])[0], unit(of_key[1])[0], negatives[0]))
+        for cell, embedding in zip(of_query[0], unit(of_query[2]), strict=True):
+            nearest = np.argmax([cell @ other for other in of_key[0]])
+            dense_losses.append(info_nce(embedding, unit(of_key[2])[nearest], negatives[1]))
+        for rows, keys in zip(entered, of_key[1:], strict=True):
+            rows.append(unit(keys.mean(0, keepdims=True))[0])
+    return np.mean(losses), np.mean(dense_losses), entered
+
+
+@pytest.mark.parametrize("mask_own_keys", [False, True])
+def test_dense_cl_contrasts_each_cell_with_its_nearest(mask_own_keys):
+    random = np.random.default_rng(1)
+    images = tuple(random.normal(size=(2, N, 4, 6, 1)).astype(np.float32))
+    batch = Batch(images, BATCH.index)
+    method = DenseCL(
+        Patches(),
+        MLP((4,)),
+        MLP((3,)),
+        dense_weight=0.3,
+        queue_size=24,
+        momentum=0.9,
+        mask_own_keys=mask_own_keys,
+    )
+    params, state = jax.jit(method.init)(KEY, batch)
+    slow = jax.tree.map(lambda x: x + 0.2 * random.normal(size=x.shape), params)
+    state = dataclasses.replace(state, target_params=jax.tree.map(jnp.float32, slow))
+    if mask_own_keys:
+        queues = {
+            name: dataclasses.replace(getattr(state, name), ids=jnp.arange(24) % 9)
+            for name in ("queue", "dense_queue")
+        }
+        state = dataclasses.replace(state, **queues)
+
+    def loss(params):
+        return method.loss(params, state, batch, key=KEY)
+
+    (found, (after, metrics)), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    whole, dense, entered = dense_contrast(method, params, state, batch)
+    np.testing.assert_allclose(found, 0.7 * whole + 0.3 * dense, rtol=1e-5)
+    np.testing.assert_allclose(metrics["dense_loss"], dense, rtol=1e-5)
+    for queue, rows in zip((after.queue, after.dense_queue), entered, strict=True):
+        np.testing.assert_allclose(queue.embeddings[:N], rows, atol=1e-6)
+        np.testing.assert_array_equal(queue.cursor, N)
+        if mask_own_keys:
+            np.testing.assert_array_equal(queue.ids[:N], batch.index)
+
+    def along(direction, size):
+        moved = jax.tree.map(lambda x, d: np.asarray(x, np.float64) + size * d, params, direction)
+        whole, dense, _ = dense_contrast(method, moved, state, batch)
+        return 0.7 * whole + 0.3 * dense
+
+    for _ in range(3):  # matches are constant within so small a step
+        direction = jax.tree.map(lambda x: random.normal(size=x.shape), params)
+        slope = (along(direction, 1e-6) - along(direction, -1e-6)) / 2e-6
+        parts = jax.tree.map(
+            lambda g, d: np.vdot(np.asarray(g, np.float64), d), gradient, direction
+        )
+        np.testing.assert_allclose(sum(jax.tree.leaves(parts)), slope, rtol=1e-4)
+
+    moved = method.end_step(params, after, progress=0.0).target_params["dense_projector"]
+    kept = slow["dense_projector"]["dense0"]["kernel"]
+    online = params["dense_projector"]["dense0"]["kernel"]
+    np.testing.assert_allclose(moved["dense0"]["kernel"], 0.9 * kept + 0.1 * online, atol=1e-6)
+
+
 CROPS = tuple(
     jax.random.uniform(jax.random.fold_in(KEY, number), (N, size, size, 1))
     for number, size in enumerate((16, 16, 8, 8, 8))
@@ -202,6 +312,9 @@ def test_swavs_queue_takes_part_from_its_time_on():
         (SwAV(MLP((4,))), CROPS[:1], "SwAV needs at least 2 views; the batch has 1"),
         (SwAV(MLP((4,))), CROPS[1:3], "SwAV: the first 2 views differ in size"),
         (DINO(MLP((4,))), (CROPS[2], CROPS[3], CROPS[0]), "DINO: views of full size come first"),
+        (DenseCL(Patches()), CROPS[:3], "DenseCL contrasts two views; the batch has 3"),
+        (DenseCL(Patches()), (np.ones((N, 2, 2, 1)),) * 2, "feature map, which is 1x1 here"),
+        (DenseCL(MLP((4,))), VIEWS, "MLP keeps no feature map: choose ConvNeXt, ResNet"),
         (JointEmbedding(MLP((4,))), CROPS[:1], "JointEmbedding compares views; the batch has one"),
         (
             JointEmbedding(MLP((4,))),
@@ -220,6 +333,15 @@ def test_views_that_do_not_fit_are_named(method, views, message):
     [
         (lambda: SwAV(MLP((4,)), frozen=1.5), "SwAV: frozen must be 0 to 1, got 1.5"),
         (lambda: SwAV(MLP((4,)), queue_size=-1), "SwAV: queue_size must be 0 .none. or more"),
+        (
+            lambda: DenseCL(SmallCNN(), dense_weight=1.5),
+            "DenseCL: dense_weight must be 0 to 1, got 1.5",
+        ),
+        (lambda: DenseCL(SmallCNN(), temperature=0.0), "DenseCL: temperature must be positive"),
+        (
+            lambda: DenseCL(SmallCNN(), queue_size=3).check(batch_size=4, examples=11),
+            "queue_size 3 is smaller than batch_size 4",
+        ),
         (lambda: DINO(MLP((4,)), prototypes=0), "DINO: prototypes must be positive"),
         (
             lambda: InstanceDiscrimination(MLP((4,)), bank_size=10, negatives=11),
