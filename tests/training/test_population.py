@@ -5,6 +5,7 @@ import json
 import os
 import signal
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,6 +15,20 @@ from jaxcl.cli import main
 from jaxcl.evaluation.populations import report_population
 from jaxcl.training import Evaluate, Population, UserError, read_metrics, train, train_population
 from jaxcl.training.observers import ProgressBar
+
+
+@pytest.fixture(autouse=True)
+def without_stored_programs():
+    """Compiled programs stay out of the workers' common folder.
+
+    After some hundred other programs of a process, jaxlib 0.10 has crashed while it wrote one of
+    these to it.
+    """
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 1e9)
+    yield
+    jax.config.update(name, before)
 
 
 def make_experiment(**changes):
