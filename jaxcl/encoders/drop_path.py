@@ -1,5 +1,9 @@
 """Drop path: residual branches that some examples skip while training."""
 
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
 import flax.linen as nn
 import jax
 
@@ -9,7 +13,8 @@ class DropPath(nn.Module):
     depth, Huang et al., 2016).
 
     Draws from the stream `drop_path`: `module.apply(..., train=True, rngs={"drop_path": key})`.
-    Without that stream, or without `train`, the branch passes unchanged.
+    Without that stream, or without `train`, the branch passes unchanged. A row's draw hangs on its
+    place in the batch, or on its number within `number_rows`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -23,20 +28,64 @@ class DropPath(nn.Module):
     """Share of examples that skip the branch, 0 to 1 (1 excluded)."""
 
     @nn.compact
-    def __call__(self, branch: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(
+        self, branch: jax.Array, *, train: bool, rows: jax.Array | None = None
+    ) -> jax.Array:
         """Drops some rows of `branch` [N, ...].
 
+        Args:
+          branch: [N, ...].
+          train: whether to drop any.
+          rows: [N] integers that the rows' draws hang on; None: their places.
+
         Raises:
-          ValueError: for a rate outside [0, 1).
+          ValueError: for a rate outside [0, 1), or numbers of other rows than there are.
         """
         if not 0 <= self.rate < 1:
             raise ValueError(f"drop_path is {self.rate}: choose at least 0 and less than 1")
         if not train or self.rate == 0 or not self.has_rng("drop_path"):
             return branch
-        keep = 1 - self.rate
-        shape = (branch.shape[0],) + (1,) * (branch.ndim - 1)
-        kept = jax.random.bernoulli(self.make_rng("drop_path"), keep, shape)
+        keep, key = 1 - self.rate, self.make_rng("drop_path")
+        if rows is None:
+            kept = jax.random.bernoulli(key, keep, branch.shape[:1])
+        elif len(rows) != len(branch):
+            raise ValueError(
+                f"drop path got {len(branch)} rows, expected the {len(rows)} that are numbered: "
+                "let the network keep one row for each of its inputs"
+            )
+        else:
+            kept = jax.vmap(lambda row: jax.random.bernoulli(jax.random.fold_in(key, row), keep))(
+                rows
+            )
+        kept = kept.reshape(-1, *(1,) * (branch.ndim - 1))
         return branch * (kept / keep).astype(branch.dtype)
+
+
+def number_rows(rows: jax.Array) -> contextlib.AbstractContextManager[None]:
+    """Within it, every drop path draws by the rows' numbers instead of their places.
+
+    So what a row draws is the same whichever rows it stands among: on any number of devices, and in
+    micro-batches.
+
+    Args:
+      rows: [N] integers, the numbers of the inputs' rows.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> rows, rngs = jnp.arange(6), {"drop_path": jax.random.key(0)}
+      >>> def drop(rows):
+      ...     with number_rows(rows):
+      ...         return DropPath(0.5).apply({}, jnp.ones((len(rows), 1)), train=True, rngs=rngs)
+      >>> bool((drop(rows)[3:] == drop(rows[3:])).all())
+      True
+    """
+
+    def give(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        if isinstance(context.module, DropPath) and context.method_name == "__call__":
+            kwargs = {"rows": rows, **kwargs}
+        return call(*args, **kwargs)
+
+    return nn.intercept_methods(give)
 
 
 def drop_path_rates(last: float, blocks: int) -> tuple[float, ...]:

@@ -60,11 +60,12 @@ class ViT(nn.Module):
     positions: Literal["learned", "sincos"] = "learned"
     """Learned, or fixed sines and cosines of row and column (MoCo v3), made for each image size."""
     frozen_patch_embedding: bool = False
-    """Let no gradient reach the patch embedding, which steadies training (MoCo v3).
-    Weight decay would still shrink it: keep `patch_embed` out of that."""
+    """Let no gradient reach the patch embedding, nor weight decay, which steadies training
+    (MoCo v3)."""
     drop_path: float = 0.0
-    """Rate of the last block, growing linearly from 0 at the first. Acts with `train=True` and
-    `rngs={"drop_path": key}`; without these, nothing is dropped."""
+    """Rate of the last block, growing linearly from 0 at the first. Methods give the key, to the
+    network that learns; in a call of your own it takes `train=True` and `rngs={"drop_path": key}`.
+    """
     remat: bool = False
     """Keep only the inputs of blocks and compute the rest again for the gradient: less memory,
     about a third more time."""
@@ -109,6 +110,12 @@ class ViT(nn.Module):
         else:
             x = x.astype(jnp.float32).mean(1)
         return x.astype(jnp.float32)
+
+    @property
+    def undecayed(self) -> tuple[str, ...]:
+        """Paths of parameters that weight decay leaves alone, as in timm; and what is frozen."""
+        frozen = ("patch_embed",) if self.frozen_patch_embedding else ()
+        return ("cls_token", "pos_embed", *frozen)
 
     def _dimensions(self) -> tuple[int, int, int]:
         """Width, depth and heads: the size's, or those given."""

@@ -95,6 +95,7 @@ class InstanceDiscrimination(Method):
             batch.views[0],
             train=True,
             axis_name=axis_name,
+            draws=batch.draws(key, axis_name),
         )
         return (l2_normalize(embeddings),), dataclasses.replace(state, batch_stats=batch_stats)
 

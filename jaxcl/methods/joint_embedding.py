@@ -76,7 +76,12 @@ class JointEmbedding(Method):
         target = state.target
         learning = batch.views if target is None else batch.views[:1]
         embeddings, batch_stats = forward_each(
-            self._networks, params, state.batch_stats, learning, axis_name=axis_name
+            self._networks,
+            params,
+            state.batch_stats,
+            learning,
+            axis_name=axis_name,
+            draws=batch.draws(key, axis_name),
         )
         if target is not None:
             slow, slow_stats = forward_each(

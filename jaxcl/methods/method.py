@@ -8,8 +8,11 @@ from typing import Any, TypeAlias
 import chex
 import flax.linen as nn
 import jax
+import numpy as np
 
+from jaxcl.methods.draws import Draws
 from jaxcl.methods.networks import forward
+from jaxcl.similarity import row_numbers
 
 Params: TypeAlias = dict[str, Any]
 """Parameters by network: `encoder`, `projector`, `predictor`."""
@@ -28,6 +31,12 @@ class Batch:
     """[N] integers, the number of each example in the data set; a bank is addressed by it."""
     label: jax.Array | None = None
     """[N] integers, for supervised methods."""
+
+    def draws(self, key: jax.Array, axis_name: str | None = None) -> Draws:
+        """What networks draw for these examples: by their numbers, or their places without any."""
+        if self.index is not None:
+            return Draws(key, self.index)
+        return Draws(key, row_numbers(len(self.views[0]), axis_name))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +137,20 @@ class Method(abc.ABC):
         features, _ = forward({"encoder": self.encoder}, params, state.batch_stats, inputs)
         return features
 
+    @property
+    def undecayed(self) -> tuple[str, ...]:
+        """Paths of the parameters that weight decay leaves alone, such as `encoder/pos_embed`.
+
+        A network says so of its own by a property or field `undecayed`.
+        """
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return tuple(
+            f"{name}/{path}"
+            for name, network in fields.items()
+            if isinstance(network, nn.Module)
+            for path in getattr(network, "undecayed", ())
+        )
+
     def check(self, *, batch_size: int, examples: int) -> list[str]:
         """Compares the method's sizes with the experiment's, before anything is compiled.
 
@@ -138,6 +161,11 @@ class Method(abc.ABC):
           ValueError: where the sizes cannot work.
         """
         del batch_size, examples
+        return []
+
+    def check_labels(self, labels: np.ndarray | None, *, batch_size: int) -> list[str]:
+        """Looks at the labels of the data, [N] integers or None, as `check` does at sizes."""
+        del labels, batch_size
         return []
 
     def loss(

@@ -34,6 +34,8 @@ def cached_loss_and_grad(method: Method, *, micro_batch: int | None) -> LossAndG
       over the whole batch before it is cut.
     - `key` comes to every micro-batch as it comes to every device: the same. Draws have to hang on
       it and the example's number (`jax.random.fold_in(key, index)`), not on places in the batch.
+      Drop path's do. Those of flax's `Dropout` do not: other rows drop than in the whole batch, and
+      the gradient is that of these (and without `Batch.index` the same in each micro-batch).
 
     Args:
       method: any method.

@@ -92,7 +92,13 @@ class MoCo(Method):
     ) -> tuple[tuple[jax.Array, jax.Array], MoCoState]:
         query_view, key_view = two_views(batch, self)
         queries, batch_stats = forward(
-            self._networks, params, state.batch_stats, query_view, train=True, axis_name=axis_name
+            self._networks,
+            params,
+            state.batch_stats,
+            query_view,
+            train=True,
+            axis_name=axis_name,
+            draws=batch.draws(key, axis_name),
         )
         if self.shuffle:
             key_view = shuffle_rows(key, key_view, axis_name)

@@ -1,12 +1,16 @@
 """Networks in a row over plain dictionaries: one entry of parameters and statistics for each."""
 
+import contextlib
 import itertools
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from jaxcl.methods.draws import Draws
 
 
 def chain(**modules: nn.Module | None) -> dict[str, nn.Module]:
@@ -46,6 +50,7 @@ def forward(
     *,
     train: bool = False,
     axis_name: str | None = None,
+    draws: Draws | None = None,
 ) -> tuple[jax.Array, dict[str, Any]]:
     """Applies networks in a row.
 
@@ -56,6 +61,8 @@ def forward(
       inputs: [N, ...] inputs of the first.
       train: use the batch's statistics and update the running ones.
       axis_name: mapped axis that batch statistics cross.
+      draws: what drop path and dropout draw while training; None: they drop nothing. The inputs are
+        one or several views of its examples, one after another.
 
     Returns:
       [N, D] outputs of the last, and all batch statistics.
@@ -64,13 +71,34 @@ def forward(
     for name, module in modules.items():
         variables = {"params": params[name], "batch_stats": batch_stats[name]}
         if train:
-            outputs, updated = module.apply(
-                variables, outputs, train=True, axis_name=axis_name, mutable=["batch_stats"]
-            )
+            with network_streams(draws, name, len(outputs)) as rngs:
+                outputs, updated = module.apply(
+                    variables,
+                    outputs,
+                    train=True,
+                    axis_name=axis_name,
+                    mutable=["batch_stats"],
+                    rngs=rngs,
+                )
             batch_stats[name] = updated.get("batch_stats", {})
         else:
             outputs = jnp.asarray(module.apply(variables, outputs, train=False))
     return outputs, batch_stats
+
+
+def network_streams(
+    draws: Draws | None, name: str, rows: int
+) -> contextlib.AbstractContextManager[dict[str, jax.Array] | None]:
+    """Streams of random numbers for one call of a network, which is made within.
+
+    Args:
+      draws: what is drawn; None: no streams.
+      name: of the network, for each to draw on its own.
+      rows: as in `Draws.streams`.
+    """
+    if draws is None:
+        return contextlib.nullcontext()
+    return draws.part(zlib.crc32(name.encode())).streams(rows)
 
 
 def forward_each(
@@ -80,6 +108,7 @@ def forward_each(
     views: Iterable[jax.Array],
     *,
     axis_name: str | None = None,
+    draws: Draws | None = None,
 ) -> tuple[list[jax.Array], dict[str, Any]]:
     """Trains on several views: `forward` on one after the other, each with statistics of its own.
 
@@ -89,13 +118,17 @@ def forward_each(
       batch_stats: batch statistics by name, likewise; they pass from view to view.
       views: inputs [N, ...] of each.
       axis_name: mapped axis that batch statistics cross.
+      draws: as in `forward`; others for each view.
 
     Returns:
       [N, D] outputs of each view, and all batch statistics.
     """
     outputs, stats = [], dict(batch_stats)
-    for view in views:
-        rows, stats = forward(modules, params, stats, view, train=True, axis_name=axis_name)
+    for number, view in enumerate(views):
+        own = None if draws is None else draws.part(number)
+        rows, stats = forward(
+            modules, params, stats, view, train=True, axis_name=axis_name, draws=own
+        )
         outputs.append(rows)
     return outputs, stats
 
@@ -107,6 +140,7 @@ def forward_sizes(
     views: Sequence[jax.Array],
     *,
     axis_name: str | None = None,
+    draws: Draws | None = None,
 ) -> tuple[list[jax.Array], dict[str, Any]]:
     """Trains on views of several sizes: the first network runs once a size, the others once.
 
@@ -119,6 +153,7 @@ def forward_sizes(
       batch_stats: batch statistics by name, likewise; they pass from size to size.
       views: inputs [N, ...] of each, those of one size side by side.
       axis_name: mapped axis that batch statistics cross.
+      draws: as in `forward`; others for each view.
 
     Returns:
       [N, D] outputs of each view, and all batch statistics.
@@ -131,6 +166,7 @@ def forward_sizes(
         batch_stats,
         map(jnp.concatenate, of_size),
         axis_name=axis_name,
+        draws=draws,
     )
     outputs, stats = forward(
         {name: modules[name] for name in others},
@@ -139,5 +175,6 @@ def forward_sizes(
         jnp.concatenate(features),
         train=True,
         axis_name=axis_name,
+        draws=draws,
     )
     return jnp.split(outputs, len(views)), stats

@@ -99,6 +99,7 @@ class PlainMemory(Method):
             jnp.concatenate(views),
             train=True,
             axis_name=axis_name,
+            draws=batch.draws(key, axis_name),
         )
         embeddings = l2_normalize(embeddings)
         if isinstance(state.memory, memory.Bank):

@@ -109,7 +109,12 @@ class SwAV(Method):
         """The embeddings of each view, [N, D] unit rows."""
         _check_views(self, batch, self.assigned_views)
         embeddings, batch_stats = forward_sizes(
-            self._networks, params, state.batch_stats, batch.views, axis_name=axis_name
+            self._networks,
+            params,
+            state.batch_stats,
+            batch.views,
+            axis_name=axis_name,
+            draws=batch.draws(key, axis_name),
         )
         state = dataclasses.replace(state, batch_stats=batch_stats)
         return tuple(l2_normalize(rows) for rows in embeddings), state
@@ -234,7 +239,12 @@ class DINO(Method):
         """The student's logits of each view, then the teacher's of the global ones, [N, K]."""
         _check_views(self, batch, self.global_views)
         student, batch_stats = forward_sizes(
-            self._networks, params, state.batch_stats, batch.views, axis_name=axis_name
+            self._networks,
+            params,
+            state.batch_stats,
+            batch.views,
+            axis_name=axis_name,
+            draws=batch.draws(key, axis_name),
         )
         teacher, target_batch_stats = forward_sizes(
             self._networks,

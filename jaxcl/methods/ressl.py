@@ -82,7 +82,13 @@ class ReSSL(Method):
         """The student's embeddings of the first view and the teacher's of the second, [N, D]."""
         strong, weak = two_views(batch, self)
         student, batch_stats = forward(
-            self._networks, params, state.batch_stats, strong, train=True, axis_name=axis_name
+            self._networks,
+            params,
+            state.batch_stats,
+            strong,
+            train=True,
+            axis_name=axis_name,
+            draws=batch.draws(key, axis_name),
         )
         teacher, target_batch_stats = forward(
             self._networks,

@@ -62,11 +62,15 @@ class _Siamese(Method):
     ) -> tuple[tuple[jax.Array, ...], State]:
         """The predictions of both views, then the embeddings of both, [N, D] each."""
         networks = chain(encoder=self.encoder, projector=self.projector)
+        options: dict[str, Any] = {
+            "axis_name": axis_name,
+            "draws": batch.draws(key, axis_name),
+        }
         embeddings, batch_stats = forward_each(
-            networks, params, state.batch_stats, two_views(batch, self), axis_name=axis_name
+            networks, params, state.batch_stats, two_views(batch, self), **options
         )
         predictions, batch_stats = forward_each(
-            chain(predictor=self.predictor), params, batch_stats, embeddings, axis_name=axis_name
+            chain(predictor=self.predictor), params, batch_stats, embeddings, **options
         )
         return (*predictions, *embeddings), dataclasses.replace(state, batch_stats=batch_stats)
 

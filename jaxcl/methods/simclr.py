@@ -116,7 +116,13 @@ class SimCLR(Method):
     ) -> tuple[tuple[jax.Array, ...], SimCLRState]:
         views = jnp.concatenate(two_views(batch, self))
         embeddings, batch_stats = forward(
-            self._networks, params, state.batch_stats, views, train=True, axis_name=axis_name
+            self._networks,
+            params,
+            state.batch_stats,
+            views,
+            train=True,
+            axis_name=axis_name,
+            draws=batch.draws(key, axis_name),
         )
         state = dataclasses.replace(state, batch_stats=batch_stats)
         both = tuple(jnp.split(embeddings, 2))

@@ -6,11 +6,15 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxcl.losses import sup_con
 from jaxcl.methods.health import in_batch_health
 from jaxcl.methods.method import Batch, Method, Metrics, Params, check_positive, two_views
 from jaxcl.methods.networks import chain, forward, init_networks
+
+_OFTEN = 1e-3
+"""Share of batches of one class from which on it is said."""
 
 
 @jax.tree_util.register_dataclass
@@ -25,7 +29,10 @@ class SupConState:
 class SupCon(Method):
     """SupCon (Khosla et al., 2020, L_out): the first of two stages; a linear probe is the second.
 
-    Both views pass the network as one batch. The data need labels.
+    Both views pass the network as one batch. The data need labels, of several classes. A batch that
+    happens to be of one class has no negatives: its loss, at least log(2N - 1) of N examples, is
+    finite and its gradient pulls all together; where that is to be expected, `check_labels` says
+    so.
     """
 
     projector: nn.Module | None = None
@@ -55,7 +62,13 @@ class SupCon(Method):
     ) -> tuple[tuple[jax.Array, jax.Array], SupConState]:
         views = jnp.concatenate(two_views(batch, self))
         embeddings, batch_stats = forward(
-            self._networks, params, state.batch_stats, views, train=True, axis_name=axis_name
+            self._networks,
+            params,
+            state.batch_stats,
+            views,
+            train=True,
+            axis_name=axis_name,
+            draws=batch.draws(key, axis_name),
         )
         z0, z1 = jnp.split(embeddings, 2)
         return (z0, z1), dataclasses.replace(state, batch_stats=batch_stats)
@@ -84,6 +97,34 @@ class SupCon(Method):
         metrics = in_batch_health(*embeddings, axis_name)
         del metrics["chance_loss"]  # it hangs on the classes of the batch
         return scale * losses.mean(), state, metrics
+
+    def check(self, *, batch_size: int, examples: int) -> list[str]:
+        if batch_size < 2:
+            raise ValueError(
+                f"SupCon: a batch of {batch_size} has no negatives, which are examples of other "
+                "classes: set train.batch_size to 2 or more"
+            )
+        return []
+
+    def check_labels(self, labels: np.ndarray | None, *, batch_size: int) -> list[str]:
+        if labels is None:
+            raise ValueError(
+                "SupCon needs labels, and the data have none: name them (as in label='label', or "
+                "labels='subfolders')"
+            )
+        classes, counts = np.unique(labels, return_counts=True)
+        if len(classes) == 1:
+            raise ValueError(
+                f"SupCon: all {len(labels)} examples have the label {classes[0]}, so there are no "
+                "negatives: give data of two classes or more, or choose a method without labels"
+            )
+        alone = float(np.sum((counts / len(labels)) ** batch_size))  # as if drawn independently
+        if alone > _OFTEN:
+            return [
+                f"about {alone:.1%} of the batches of {batch_size} are of one class, which have no "
+                "negatives: set train.batch_size higher"
+            ]
+        return []
 
     @property
     def _networks(self) -> dict[str, nn.Module]:

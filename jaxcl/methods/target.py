@@ -69,7 +69,12 @@ class TargetMethod(Method):
         """The predictions of both views, then the target's embeddings of both, [N, D] each."""
         views = two_views(batch, self)
         predictions, batch_stats = forward_each(
-            self._online, params, state.batch_stats, views, axis_name=axis_name
+            self._online,
+            params,
+            state.batch_stats,
+            views,
+            axis_name=axis_name,
+            draws=batch.draws(key, axis_name),
         )
         targets, target_batch_stats = forward_each(
             self._target, state.target_params, state.target_batch_stats, views, axis_name=axis_name

@@ -2,11 +2,15 @@
 
 import abc
 import dataclasses
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
+
+Mask: TypeAlias = Callable[[Any], Any]
+"""From parameters to a tree of bools."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +87,12 @@ class Optimizer(abc.ABC):
         return self.learning_rate * factor
 
     def build(
-        self, learning_rate: optax.Schedule, *, peak: float = 1.0, total_steps: int = 1
+        self,
+        learning_rate: optax.Schedule,
+        *,
+        peak: float = 1.0,
+        total_steps: int = 1,
+        undecayed: Sequence[str] = (),
     ) -> optax.GradientTransformation:
         """The optax transformation.
 
@@ -91,6 +100,8 @@ class Optimizer(abc.ABC):
           learning_rate: by the step.
           peak: what networks with a constant learning rate have.
           total_steps: length of the run, for what else changes with its progress.
+          undecayed: paths of parameters, or of parts that hold some, that do not decay beside those
+            of the optimizer's own choice, such as `encoder/pos_embed` (`Method.undecayed`).
 
         Returns:
           A transformation of parameters by network. Its state has the same structure whatever
@@ -98,7 +109,8 @@ class Optimizer(abc.ABC):
         """
         clip = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
         steady = [self._steady(learning_rate, peak)] if self.constant else []
-        return optax.chain(*clip, self._update_rule(learning_rate, total_steps), *steady)
+        decays = _but(undecayed, self._decays)
+        return optax.chain(*clip, self._update_rule(learning_rate, total_steps, decays), *steady)
 
     def _steady(self, learning_rate: optax.Schedule, peak: float) -> optax.GradientTransformation:
         """Undoes the schedule for the networks that are constant."""
@@ -121,9 +133,13 @@ class Optimizer(abc.ABC):
 
         return optax.masked(optax.scale_by_schedule(ratio), is_constant)
 
+    def _decays(self, params: Any) -> Any:
+        """Which parameters decay."""
+        return is_matrix(params)
+
     @abc.abstractmethod
     def _update_rule(
-        self, learning_rate: optax.Schedule, total_steps: int
+        self, learning_rate: optax.Schedule, total_steps: int, decays: Mask
     ) -> optax.GradientTransformation:
         """What turns gradients into updates, clipping and constant networks aside."""
 
@@ -137,15 +153,19 @@ class SGD(Optimizer):
     nesterov: bool = False
     """Look ahead along the velocity."""
     decay: Literal["all", "matrices"] = "all"
-    """What decays: every parameter (MoCo), or none of biases and norms."""
+    """What decays: every parameter (MoCo), or none of biases and norms. Neither holds of what a
+    network keeps from decay, such as a ViT its positions."""
+
+    def _decays(self, params: Any) -> Any:
+        return (
+            is_matrix(params) if self.decay == "matrices" else jax.tree.map(lambda _: True, params)
+        )
 
     def _update_rule(
-        self, learning_rate: optax.Schedule, total_steps: int
+        self, learning_rate: optax.Schedule, total_steps: int, decays: Mask
     ) -> optax.GradientTransformation:
         return optax.chain(
-            optax.add_decayed_weights(
-                self.weight_decay, None if self.decay == "all" else is_matrix
-            ),
+            optax.add_decayed_weights(self.weight_decay, decays),
             optax.trace(self.momentum, nesterov=self.nesterov),
             optax.scale_by_learning_rate(learning_rate),
         )
@@ -153,7 +173,8 @@ class SGD(Optimizer):
 
 @dataclasses.dataclass(frozen=True)
 class LARS(Optimizer):
-    """Layer-wise adaptive rates (You et al., 2017); biases and norms neither decay nor adapt.
+    """Layer-wise adaptive rates (You et al., 2017); what does not decay (biases, norms) does not
+    adapt either.
 
     There are two kinds, which differ whenever the learning rate changes: velocity of gradients,
     multiplied by the learning rate after (BYOL, MoCo v3, Barlow Twins, VICReg), or velocity of
@@ -172,7 +193,7 @@ class LARS(Optimizer):
     """Learning rate of biases and norms relative to that of matrices; Barlow Twins: 0.024."""
 
     def _update_rule(
-        self, learning_rate: optax.Schedule, total_steps: int
+        self, learning_rate: optax.Schedule, total_steps: int, decays: Mask
     ) -> optax.GradientTransformation:
         adapt = optax.chain(
             optax.add_decayed_weights(self.weight_decay),
@@ -182,7 +203,7 @@ class LARS(Optimizer):
         rate = optax.scale_by_learning_rate(learning_rate)
         order = (velocity, rate) if self.velocity == "gradients" else (rate, velocity)
         vectors = optax.masked(optax.scale(self.vector_rate), is_vector)
-        return optax.chain(optax.masked(adapt, is_matrix), vectors, *order)
+        return optax.chain(optax.masked(adapt, decays), vectors, *order)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,14 +224,14 @@ class AdamW(Optimizer):
     """Where the decay ends along half a cosine (DINO: from 0.04 to 0.4); None: it stays."""
 
     def _update_rule(
-        self, learning_rate: optax.Schedule, total_steps: int
+        self, learning_rate: optax.Schedule, total_steps: int, decays: Mask
     ) -> optax.GradientTransformation:
         decay: float | optax.Schedule = self.weight_decay
         if self.final_weight_decay is not None:
             decay = self._rising(self.final_weight_decay, total_steps)
         return optax.chain(
             optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps),
-            optax.add_decayed_weights(decay, is_matrix),
+            optax.add_decayed_weights(decay, decays),
             optax.scale_by_learning_rate(learning_rate),
         )
 
@@ -220,6 +241,21 @@ class AdamW(Optimizer):
             return self.weight_decay + (final - self.weight_decay) * share
 
         return decay
+
+
+def _but(undecayed: Sequence[str], decays: Mask) -> Mask:
+    """`decays`, but for the parameters below some paths."""
+
+    def mask(params: Any) -> Any:
+        def below(path: tuple[Any, ...]) -> bool:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            return any(f"{name}/".startswith(f"{part}/") for part in undecayed)
+
+        return jax.tree_util.tree_map_with_path(
+            lambda path, decayed: decayed and not below(path), decays(params)
+        )
+
+    return mask
 
 
 def is_matrix(params: Any) -> Any:

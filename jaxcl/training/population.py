@@ -21,6 +21,7 @@ from jaxcl.training.config_json import config_fields
 from jaxcl.training.devices import choose_devices
 from jaxcl.training.errors import UserError
 from jaxcl.training.experiment import Experiment
+from jaxcl.training.probes import make_probe_step
 from jaxcl.training.restoring import start_state
 from jaxcl.training.setup import Setup, set_up
 from jaxcl.training.state import TrainState
@@ -172,8 +173,13 @@ class PopulationSetup:
 
     def init_state(self) -> TrainState:
         """The state before the first step, of all members."""
-        image = self.setup.facts.image
-        return self.stack([start_state(member, image) for member in self.population.members])
+        facts = self.setup.facts
+        return self.stack(
+            [
+                start_state(member, facts.image, classes=facts.classes)
+                for member in self.population.members
+            ]
+        )
 
     def stack(self, states: Sequence[TrainState]) -> TrainState:
         """Members' states as one with an axis of members, on the device, in buffers of its own.
@@ -216,15 +222,21 @@ class PopulationSetup:
                     self._schedule(own),
                     peak=own.optimizer.peak(own.train.batch_size),
                     total_steps=setup.total_steps,
+                    undecayed=own.method.undecayed,
                 ),
                 total_steps=setup.total_steps,
                 axis_name=None,
                 micro_batch=own.run.micro_batch,
             )
-            return step(state, batch)
+            probed: dict[str, jax.Array] = {}
+            if own.probe is not None:
+                probe_step = make_probe_step(own.probe, own.method, own.views, axis_name=None)
+                state, probed = probe_step(state, batch)
+            state, metrics = step(state, batch)
+            return state, metrics | probed
 
         shared = None if not population.own_data else 0
-        axes = TrainState(step=None, key=shared, params=0, method=0, optimizer=0)  # type: ignore[arg-type]
+        axes = TrainState(step=None, key=shared, params=0, method=0, optimizer=0, probe=0)  # type: ignore[arg-type]
         mapped = jax.vmap(member_step, in_axes=(0, axes, shared), out_axes=(axes, 0))
         values = jnp.asarray(population.values, jnp.float32)
         return jax.jit(lambda state, batch: mapped(values, state, batch), donate_argnums=0)
@@ -238,7 +250,9 @@ class PopulationSetup:
 
     def _of_members(self, state: TrainState) -> dict[str, Any]:
         """The parts of a stacked state that have an axis of members."""
-        names = ("params", "method", "optimizer", *(("key",) if self.population.own_data else ()))
+        names = ["params", "method", "optimizer", "probe"]
+        if self.population.own_data:
+            names.append("key")
         return {name: getattr(state, name) for name in names}
 
     def _state_shapes(self) -> TrainState:

@@ -1,5 +1,7 @@
 """Optimizers against stored steps, PyTorch's equations and optax; schedules against formulas."""
 
+import dataclasses
+import functools
 from pathlib import Path
 
 import jax
@@ -8,7 +10,10 @@ import numpy as np
 import optax
 import pytest
 
+from jaxcl import methods
+from jaxcl.encoders import MLP, ViT
 from jaxcl.training import LARS, SGD, AdamW, Schedule
+from jaxcl.training.checkpoints import name_leaves
 
 GOLDEN = np.load(Path(__file__).parents[1] / "reference" / "trajectories.npz")
 
@@ -85,6 +90,50 @@ def test_decay_skips_biases_and_norms_where_asked():
         np.testing.assert_array_equal(end["scale"], params["scale"])
     assert replay(SGD(weight_decay=0.5), [0.1], params, zeros)["scale"][0] < 1
     assert replay(AdamW(weight_decay=0.5), [0.1], params, zeros)["kernel"][0, 0] < 1
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        AdamW(weight_decay=0.5),
+        AdamW(weight_decay=0.5, final_weight_decay=0.9),
+        SGD(weight_decay=0.5),
+        SGD(weight_decay=0.5, decay="matrices"),
+        LARS(weight_decay=0.5),
+        LARS(weight_decay=0.5, velocity="updates"),
+    ],
+)
+def test_what_a_vit_freezes_or_keeps_from_decay_stays(optimizer):
+    """A step without any gradient moves what decays, and nothing else."""
+    encoder = ViT(patch=4, image_size=8, width=8, depth=1, heads=2, frozen_patch_embedding=True)
+    method = methods.SimCLR(encoder, MLP((8, 4)))
+    views = (jax.random.normal(jax.random.key(1), (2, 8, 8, 3)),) * 2
+    params, _ = jax.jit(method.init)(jax.random.key(0), methods.Batch(views))
+    build = functools.partial(optimizer.build, lambda step: 0.1)
+    transformation = build(undecayed=method.undecayed)
+    state = transformation.init(params)
+    assert jax.tree.structure(state) == jax.tree.structure(build().init(params))
+    updates, _ = transformation.update(jax.tree.map(jnp.zeros_like, params), state, params)
+    moved = {name for name, update in name_leaves(updates).items() if np.abs(update).max() > 0}
+    kept = {name for name in name_leaves(params) if name not in moved}
+    assert kept >= {
+        "encoder/cls_token",
+        "encoder/pos_embed",
+        "encoder/patch_embed/proj/kernel",
+        "encoder/patch_embed/proj/bias",
+    }
+    assert moved >= {"encoder/blocks_0/attn/qkv/kernel", "projector/dense0/kernel"}
+    learned = dataclasses.replace(method, encoder=encoder.clone(frozen_patch_embedding=False))
+    assert method.undecayed == (*learned.undecayed, "encoder/patch_embed")
+
+
+def test_a_path_of_undecayed_is_no_mere_beginning_of_a_name():
+    params = {"encoder": {"patch": jnp.ones((2, 2)), "patches": jnp.ones((2, 2))}}
+    transformation = SGD(weight_decay=0.5).build(lambda step: 0.1, undecayed=("encoder/patch",))
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = transformation.update(zeros, transformation.init(params), params)
+    assert updates["encoder"]["patch"].max() == 0
+    np.testing.assert_allclose(updates["encoder"]["patches"], -0.05, rtol=1e-6)
 
 
 def test_clipping_scales_to_the_global_norm():
