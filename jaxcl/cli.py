@@ -1,6 +1,7 @@
 """The command line: each verb calls one function of the library."""
 
 import argparse
+import dataclasses
 import functools
 import importlib.util
 import inspect
@@ -9,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxcl import __version__
 from jaxcl.cpu_flags import prefer_fast_convolutions
@@ -39,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if known.verb == "train":
             return _train(known.target, known.out, known.population, rest)
         if known.verb == "evaluate":
-            return _evaluate(Path(known.run_dir), known.config)
+            return _evaluate(Path(known.run_dir), known.config, known.corruptions)
+        if known.verb == "finetune":
+            return _finetune(known)
         if known.verb == "views":
             return _views(known)
         return _embed(known)
@@ -73,7 +76,35 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     evaluate = verbs.add_parser("evaluate", help="measure what a run has learned")
     evaluate.add_argument("run_dir", metavar="RUN_DIR")
     own_classes = "its config file, where that has classes of your own"
-    evaluate.add_argument("--config", metavar="CONFIG", help=own_classes)
+    other_parts = f"{own_classes}, or names other data under evaluate"
+    evaluate.add_argument("--config", metavar="CONFIG", help=other_parts)
+    evaluate.add_argument(
+        "--corruptions",
+        nargs="*",
+        type=int,
+        metavar="SEVERITY",
+        help="corrupt the test images too, at severities 1 to 5 (default: all)",
+    )
+
+    tune = verbs.add_parser("finetune", help="train a run's encoder on shares of the labels")
+    tune.add_argument("run_dir", metavar="RUN_DIR")
+    tune.add_argument("--config", metavar="CONFIG", help=other_parts)
+    tune.add_argument(
+        "--labels",
+        nargs="+",
+        type=float,
+        metavar="SHARE",
+        help="shares of the labels (default: 0.01 0.1 1)",
+    )
+    tune.add_argument("--draws", type=int, default=3, help="subsets of a share (default: 3)")
+    tune.add_argument("--epochs", type=float, help="passes over the labels (default: 30)")
+    tune.add_argument("--batch-size", type=int, help="examples a step (default: 128)")
+    tune.add_argument("--learning-rate", type=float, help="AdamW's, at its peak (default: 0.002)")
+    tune.add_argument("--weight-decay", type=float, help="AdamW's (default: 0.05)")
+    tune.add_argument(
+        "--layer-decay", type=float, help="learning rate of a layer to the next (default: 0.75)"
+    )
+    tune.add_argument("--seed", type=int, default=0, help="decides the draws (default: 0)")
 
     embed = verbs.add_parser("embed", help="write the features of images to a file")
     embed.add_argument("run_dir", metavar="RUN_DIR")
@@ -149,13 +180,51 @@ def _train_population(
     return 0
 
 
-def _evaluate(directory: Path, config: "str | Experiment | None") -> int:
+def _evaluate(
+    directory: Path, config: "str | Experiment | None", corruptions: list[int] | None = None
+) -> int:
+    from jaxcl.evaluation.corruptions import SEVERITIES
     from jaxcl.evaluation.runs import evaluate_run
     from jaxcl.training.errors import UserError
 
     try:
         experiment = load_config(Path(config)) if isinstance(config, str) else config
-        print(evaluate_run(directory, experiment))
+        severities = () if corruptions is None else corruptions or SEVERITIES
+        print(evaluate_run(directory, experiment, severities=severities))
+    except (UserError, OSError) as error:
+        return _complain(error)
+    return 0
+
+
+def _finetune(known: argparse.Namespace) -> int:
+    from jaxcl.evaluation.fine_tuning import FineTuning
+    from jaxcl.evaluation.semi_supervised import SHARES, finetune_run
+    from jaxcl.training.errors import UserError
+
+    def given(*names: str) -> dict[str, Any]:
+        return {name: getattr(known, name) for name in names if getattr(known, name) is not None}
+
+    try:
+        defaults = FineTuning()
+        optimizer = dataclasses.replace(
+            defaults.optimizer, **given("learning_rate", "weight_decay")
+        )
+        settings = dataclasses.replace(
+            defaults, optimizer=optimizer, **given("epochs", "batch_size", "layer_decay")
+        )
+    except ValueError as error:
+        return _complain(error)
+    try:
+        print(
+            finetune_run(
+                Path(known.run_dir),
+                load_config(Path(known.config)) if known.config else None,
+                shares=known.labels or SHARES,
+                draws=known.draws,
+                settings=settings,
+                seed=known.seed,
+            )
+        )
     except (UserError, OSError) as error:
         return _complain(error)
     return 0

@@ -207,16 +207,22 @@ def report_cells(report: Report) -> tuple[list[str], list[list[str]]]:
     return [headers[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
-def report_markdown(report: Report) -> str:
-    """The report as a Markdown table that also reads well as plain text.
+def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table that also reads well as plain text: names to the left, figures to the right.
 
     Args:
-      report: from `measure_representations`.
+      headers: of the columns.
+      rows: cells, as many as there are headers.
 
     Returns:
       Lines joined by newlines, the last without one.
+
+    Example:
+      >>> print(markdown_table(["name", "kNN"], [["pixels", "9.5"]]))
+      | name   | kNN |
+      |--------|----:|
+      | pixels | 9.5 |
     """
-    headers, rows = report_cells(report)
     widths = [max(len(line[i]) for line in [headers, *rows]) for i in range(len(headers))]
 
     def line(cells: Sequence[str]) -> str:
@@ -226,9 +232,19 @@ def report_markdown(report: Report) -> str:
     rule = "|" + "|".join(
         "-" * (width + 2) if i == 0 else "-" * (width + 1) + ":" for i, width in enumerate(widths)
     )
-    return "\n".join(
-        [line(headers), rule + "|", *(line(row) for row in rows), "", _caption(report)]
-    )
+    return "\n".join([line(headers), rule + "|", *(line(row) for row in rows)])
+
+
+def report_markdown(report: Report) -> str:
+    """The report as a Markdown table that also reads well as plain text.
+
+    Args:
+      report: from `measure_representations`.
+
+    Returns:
+      Lines joined by newlines, the last without one.
+    """
+    return f"{markdown_table(*report_cells(report))}\n\n{_caption(report)}"
 
 
 def report_table(report: Report) -> "Table":

@@ -1,11 +1,10 @@
 """From a run directory to what its encoder is worth: features of any images, and a report."""
 
-import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from operator import methodcaller
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,94 +12,134 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from jaxcl.augment import (
-    Normalize,
-    Transform,
-    Views,
-    batch_views,
-    resized_crop,
-    to_float,
-)
-from jaxcl.data import Arrays, ArraySource, Folder, Source, SourceConfig, sequential_batches
+from jaxcl.augment import batch_views
+from jaxcl.data import Arrays, ArraySource, Folder, Source, SourceConfig
 from jaxcl.data.decoding import UndecodableImage, decode
-from jaxcl.evaluation.knn import nearest_neighbours
+from jaxcl.evaluation.embedding import Embedding, embed_source, read_batches
+from jaxcl.evaluation.knn import knn_accuracy, knn_classify, nearest_neighbours
+from jaxcl.evaluation.linear import fit_linear, linear_probe
 from jaxcl.evaluation.neighbours import neighbour_sheet
-from jaxcl.evaluation.report import Report, measure_representations, report_markdown
+from jaxcl.evaluation.report import (
+    Report,
+    Scores,
+    markdown_table,
+    measure_representations,
+    report_markdown,
+)
 from jaxcl.evaluation.retrieval import recall_at_k
-from jaxcl.methods import Method
+from jaxcl.evaluation.robustness import (
+    Classify,
+    Robustness,
+    check_severities,
+    measure_robustness,
+)
 from jaxcl.training import (
+    Evaluate,
     Experiment,
     RestoredRun,
     RunDirectory,
-    TrainState,
     UserError,
     restore_run,
     start_state,
-    view_shapes,
 )
 from jaxcl.training.durable_files import check_writable, write_durably
 
-_RAW_SIDE = 32  # raw input is compared at no more than this many pixels a side
 _SHEET_ROWS, _SHEET_COLUMNS = 10, 8
 _ALIGNED = 512  # test examples whose views are compared
+_CORRUPTED = 2000  # test examples that are corrupted, at most: in up to 70 ways each
+_CLASSIFIERS = {"knn": "kNN", "linear": "linear"}
+
+Accuracies = dict[str, dict[str, float]]
+"""By representation and classifier."""
 
 
-def evaluate_run(directory: Path, experiment: Experiment | None = None) -> str:
+def evaluate_run(
+    directory: Path, experiment: Experiment | None = None, *, severities: Sequence[int] = ()
+) -> str:
     """Measures a run's features beside raw input and the untrained encoder.
 
     Writes `evaluation.json` and the picture `neighbours.png`.
 
     Args:
       directory: a run directory with at least one checkpoint.
-      experiment: as in `restore_run`.
+      experiment: as in `restore_run`; what its `evaluate` names is measured.
+      severities: those, 1 to 5, at which test images are corrupted too; none: they are not.
 
     Returns:
       The report as text.
 
     Raises:
-      UserError: if the run has no checkpoint, or names no examples to be measured on.
+      UserError: if the run has no checkpoint, or names no examples to be measured on, or these lack
+        labels that are needed.
       OSError: if the directory cannot be written.
     """
     run = restore_run(directory, experiment)
     check_writable(directory)
-    settings = run.experiment.evaluate
-    if settings is None or settings.test is None:
-        raise UserError(
-            f"{directory} names no test examples: set evaluate.test in its config and resume with "
-            f"the config, as in: jaxcl train CONFIG --out {directory}"
-        )
-    train_source = _open(settings.train or run.experiment.data)
-    test_source = _open(settings.test)
-    untrained = start_state(run.experiment, run.image)
+    try:
+        return _evaluate(run, directory, severities)
+    except ValueError as error:
+        raise UserError(f"cannot evaluate {directory}: {error}") from error
+
+
+def _evaluate(run: RestoredRun, directory: Path, severities: Sequence[int]) -> str:
+    settings, train_source, test_source = open_parts(run, directory)
+    if severities:
+        check_severities(severities)
+        for part, source in {"train": train_source, "test": test_source}.items():
+            if source.labels is None:
+                raise UserError(f"--corruptions needs labels, and evaluate.{part} has none")
+    transfers = _open_transfers(run, settings)
     encoders = {
-        "raw input": Embedding.of_pixels(run),
-        "untrained encoder": Embedding.of_encoder(run, untrained),
+        "raw input": Embedding.of_pixels(),
+        "untrained encoder": Embedding.of_encoder(run, start_state(run.experiment, run.image)),
         "trained encoder": Embedding.of_encoder(run, run.state),
     }
     train = embed_source(encoders, train_source, settings.batch_size)
     test = embed_source(encoders, test_source, settings.batch_size)
     representations = {name: (train[name], test[name]) for name in encoders}
-    try:
-        report = measure_representations(
-            representations,
-            train_source.labels,
-            test_source.labels,
-            views=_view_features(encoders, run, test_source),
-            k=min(settings.neighbours, len(train_source)),
-            temperature=settings.temperature,
-            weights=settings.weights,
-            labels_per_class=settings.labels_per_class,
-        )
-        retrieval = _retrieval(representations) if settings.paired else {}
-    except ValueError as error:
-        raise UserError(f"cannot evaluate {directory}: {error}") from error
+    report = measure_representations(
+        representations,
+        train_source.labels,
+        test_source.labels,
+        views=_view_features(encoders, run, test_source),
+        k=min(settings.neighbours, len(train_source)),
+        temperature=settings.temperature,
+        weights=settings.weights,
+        labels_per_class=settings.labels_per_class,
+    )
+    retrieval = _retrieval(representations) if settings.paired else {}
+    robustness = (
+        _robustness(encoders, settings, report, train, train_source, test_source, severities)
+        if severities
+        else {}
+    )
+    transferred = {
+        name: _transferred(encoders, settings, *sources) for name, sources in transfers.items()
+    }
     files = RunDirectory(directory)
-    document = {"step": run.step, "retrieval": retrieval, **report.as_dict()}
+    document = {
+        "step": run.step,
+        "retrieval": retrieval,
+        **report.as_dict(),
+        "transfer": transferred,
+        "corruptions": {
+            name: {kind: found.as_dict() for kind, found in kinds.items()}
+            for name, kinds in robustness.items()
+        },
+    }
     write_durably(files.evaluation, json.dumps(document, indent=2) + "\n")
     _draw_neighbours(
         files.neighbours, train_source, test_source, *representations["trained encoder"]
     )
-    return _describe(report, retrieval, run, files)
+    parts = [
+        *_passed_over(run),
+        f"Features after step {run.step}:\n\n{report_markdown(report)}",
+        *([_describe_retrieval(retrieval)] if retrieval else []),
+        *([_describe_transfer(transferred)] if transferred else []),
+        *([_describe_robustness(robustness, len(test_source))] if robustness else []),
+        f"Figures: {files.evaluation}\nPicture: {files.neighbours}",
+    ]
+    return "\n\n".join(parts)
 
 
 def embed_run(
@@ -158,7 +197,7 @@ def embed_run(
         )
     embedding = Embedding.of_encoder(run, run.state)
     features, replaced = [], []
-    for batch in _read_batches(opened, batch_size, "embedding"):
+    for batch in read_batches(opened, batch_size, "embedding"):
         features.append(embedding(batch["image"], batch_size))
         replaced.append(batch["replaced"])
     everything, bad = np.concatenate(features), np.concatenate(replaced)
@@ -170,87 +209,98 @@ def embed_run(
     return "\n".join([*_passed_over(run), written])
 
 
-@dataclasses.dataclass(frozen=True)
-class Embedding:
-    """A representation of images: how one is prepared, and what maps prepared ones to features."""
+def open_parts(run: RestoredRun, directory: Path) -> tuple[Evaluate, Source, Source]:
+    """What is measured of a run, the examples to fit on, and those to be scored on.
 
-    prepare: Callable[[jax.Array], jax.Array]
-    """Of one image [H, W, C]."""
-    features: Callable[[Any, jax.Array], jax.Array]
-    """Of arrays that it may need, and [N, H, W, C] prepared images, to [N, F]."""
-    arrays: Any = ()
-
-    @classmethod
-    def of_encoder(cls, run: RestoredRun, state: TrainState) -> "Embedding":
-        """The features of the run's encoder at that state."""
-        method: Method = run.experiment.method
-        return cls(
-            evaluation_view(run.experiment.views, run.image),
-            lambda arrays, images: method.embed(arrays[0], arrays[1], images),
-            jax.device_put((state.params, state.method)),
-        )
-
-    @classmethod
-    def of_pixels(cls, run: RestoredRun) -> "Embedding":
-        """The pixels themselves, of images shrunk to 32 x 32 where they are larger."""
-
-        def prepare(image: jax.Array) -> jax.Array:
-            image = to_float(image)
-            height, width = image.shape[:2]
-            if max(height, width) <= _RAW_SIDE:
-                return image
-            return _centre_square((height, width), (_RAW_SIDE, _RAW_SIDE))(image)
-
-        return cls(prepare, lambda _, images: images.reshape(len(images), -1))
-
-    def __call__(self, images: np.ndarray, batch_size: int) -> np.ndarray:
-        """Embeds up to `batch_size` images; fewer are padded, so that one program serves all."""
-        padding = [(0, batch_size - len(images)), *[(0, 0)] * (images.ndim - 1)]
-        features = self._program(self.arrays, jnp.asarray(np.pad(images, padding)))
-        return np.asarray(features)[: len(images)]
-
-    @cached_property
-    def _program(self) -> Callable[[Any, jax.Array], jax.Array]:
-        return jax.jit(lambda arrays, x: self.features(arrays, jax.vmap(self.prepare)(x)))
-
-
-def evaluation_view(views: Views, image: jax.ShapeDtypeStruct) -> Callable[[jax.Array], jax.Array]:
-    """What an image passes before the encoder when nothing is random.
-
-    The middle of the image at the size of the training views, with their normalization.
-
-    Args:
-      views: the training views.
-      image: shape and type of a training image.
-
-    Returns:
-      A function of one image [H, W, C], of that shape or another.
+    Raises:
+      UserError: where they cannot be read, or there are none to be scored on.
     """
-    _, height, width, _ = view_shapes(views, image)[0].shape
-    size = (height, width)
-    normalize = [step for step in _flatten(views.views[0]) if isinstance(step, Normalize)]
-
-    def prepare(picture: jax.Array) -> jax.Array:
-        picture = to_float(picture)
-        if picture.shape[:2] != size:
-            picture = _centre_square((picture.shape[0], picture.shape[1]), size)(picture)
-        for step in normalize:
-            picture = step(jax.random.key(0), picture)
-        return picture
-
-    return prepare
+    settings = run.experiment.evaluate
+    if settings is None or settings.test is None:
+        raise UserError(
+            f"{directory} names no test examples: set evaluate.test in its config and resume with "
+            f"the config, as in: jaxcl train CONFIG --out {directory}"
+        )
+    return settings, _open(settings.train or run.experiment.data), _open(settings.test)
 
 
-def embed_source(
-    embeddings: Mapping[str, Embedding], source: Source, batch_size: int
-) -> dict[str, np.ndarray]:
-    """Features [N, F] of all examples of a source, in order, by each of several embeddings."""
-    batch_size = min(batch_size, len(source))
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in embeddings}
-    for batch in _read_batches(source, batch_size, "embedding"):
-        for name, embedding in embeddings.items():
-            parts[name].append(embedding(batch["image"], batch_size))
-    return {name: np.concatenate(features) for name, features in parts.items()}
+def _open_transfers(run: RestoredRun, settings: Evaluate) -> dict[str, tuple[Source, Source]]:
+    """Data sets by name; all are opened, and what does not fit said, before one is measured."""
+    opened = {transfer.name: transfer.open() for transfer in settings.transfer}
+    channels = run.image.shape[-1]
+    for name, sources in opened.items():
+        for source in sources:
+            found = source.image_shape[-1]
+            if found != channels and {found, channels} != {1, 3}:
+                raise UserError(
+                    f"evaluate.transfer {name!r} holds images of {found} channels, the run was "
+                    f"trained on {channels}: only grey and RGB become each other"
+                )
+    return opened
+
+
+def _transferred(
+    encoders: Mapping[str, Embedding], settings: Evaluate, train_source: Source, test_source: Source
+) -> Accuracies:
+    """Accuracies on other data, as on the run's own."""
+    train = embed_source(encoders, train_source, settings.batch_size)
+    test = embed_source(encoders, test_source, settings.batch_size)
+    labels, truth = np.asarray(train_source.labels), np.asarray(test_source.labels)
+    found = {}
+    for name in encoders:
+        parts = train[name], labels, test[name], truth
+        found[name] = {
+            "knn": knn_accuracy(
+                *parts,
+                k=min(settings.neighbours, len(train_source)),
+                temperature=settings.temperature,
+                weights=settings.weights,
+            ),
+            "linear": linear_probe(*parts).accuracy,
+        }
+    return found
+
+
+def _robustness(
+    encoders: Mapping[str, Embedding],
+    settings: Evaluate,
+    report: Report,
+    train: Mapping[str, np.ndarray],
+    train_source: Source,
+    test_source: Source,
+    severities: Sequence[int],
+) -> dict[str, dict[str, Robustness]]:
+    """Classifiers of clean training features on corrupted test images, evenly spread over them."""
+    chosen = np.linspace(0, len(test_source) - 1, min(_CORRUPTED, len(test_source))).astype(int)
+    images = np.stack([test_source[int(record)]["image"] for record in chosen])
+    labels, truth = np.asarray(train_source.labels), np.asarray(test_source.labels)[chosen]
+
+    def classifiers(name: str, scores: Scores) -> dict[str, Classify]:
+        assert scores.linear is not None  # there are labels
+        vote = partial(
+            knn_classify,
+            train[name],
+            labels,
+            k=report.k,
+            temperature=settings.temperature,
+            weights=settings.weights,
+        )
+        return {"knn": vote, "linear": fit_linear(train[name], labels, l2=scores.linear.l2).predict}
+
+    return measure_robustness(
+        {
+            name: partial(encoder, batch_size=min(settings.batch_size, len(images)))
+            for name, encoder in encoders.items()
+        },
+        {name: classifiers(name, scores) for name, scores in report.scores.items()},
+        images,
+        truth,
+        severities=severities,
+        batch_size=settings.batch_size,
+        progress=partial(
+            track, description="corrupting", console=Console(stderr=True), transient=True
+        ),
+    )
 
 
 def _view_features(
@@ -272,19 +322,6 @@ def _view_features(
     return features
 
 
-def _read_batches(source: Source, batch_size: int, what: str) -> Iterator[dict[str, np.ndarray]]:
-    console = Console(stderr=True)
-    total = -(-len(source) // batch_size)
-    batches = sequential_batches(source, batch_size)
-    shown = console.is_terminal and total > 20
-    try:
-        yield from track(
-            batches, what, total=total, console=console, disable=not shown, transient=True
-        )
-    except ValueError as error:
-        raise UserError(f"reading the data: {error}") from error
-
-
 def _one_picture(path: Path, size: int, channels: int) -> Source:
     try:
         picture = decode(path.read_bytes(), str(path), size=size, channels=channels)
@@ -298,22 +335,6 @@ def _open(config: SourceConfig) -> Source:
         return config.open()
     except ValueError as error:
         raise UserError(str(error)) from error
-
-
-def _flatten(transform: Transform) -> list[Transform]:
-    inner = getattr(transform, "transforms", None)
-    return [transform] if inner is None else [step for part in inner for step in _flatten(part)]
-
-
-def _centre_square(
-    shape: tuple[int, int], size: tuple[int, int]
-) -> Callable[[jax.Array], jax.Array]:
-    """Resizes the largest middle part of the aspect of `size` to it."""
-    height, width = shape
-    scale = min(height / size[0], width / size[1])
-    box = (round(size[0] * scale), round(size[1] * scale))
-    top, left = (height - box[0]) // 2, (width - box[1]) // 2
-    return lambda image: resized_crop(image, top, left, *box, size)
 
 
 def _retrieval(
@@ -362,18 +383,50 @@ def _passed_over(run: RestoredRun) -> list[str]:
     return [f"note: passed over a checkpoint: {reason}" for reason in run.passed_over]
 
 
-def _describe(report: Report, retrieval: dict, run: RestoredRun, files: RunDirectory) -> str:
+def _describe_retrieval(retrieval: Mapping[str, Mapping[str, float]]) -> str:
     lines = [
-        *_passed_over(run),
-        f"Features after step {run.step}:",
-        "",
-        report_markdown(report),
+        f"  {name}: R@1 {recalls['recall_at_1']:.3f}, R@5 {recalls['recall_at_5']:.3f}"
+        for name, recalls in retrieval.items()
     ]
-    if retrieval:
-        lines += ["", "Pairs found, from training to test examples:"]
-        lines += [
-            f"  {name}: R@1 {recalls['recall_at_1']:.3f}, R@5 {recalls['recall_at_5']:.3f}"
-            for name, recalls in retrieval.items()
-        ]
-    lines += ["", f"Figures: {files.evaluation}", f"Picture: {files.neighbours}"]
-    return "\n".join(lines)
+    return "\n".join(["Pairs found, from training to test examples:", *lines])
+
+
+def _describe_transfer(transferred: Mapping[str, Accuracies]) -> str:
+    return (
+        "Frozen features on other data, accuracy in % on their test parts:\n\n"
+        + _accuracy_table("data", transferred)
+    )
+
+
+def _describe_robustness(robustness: Mapping[str, Mapping[str, Robustness]], tested: int) -> str:
+    def accuracies(of: Callable[[Robustness], float]) -> Accuracies:
+        return {
+            name: {kind: of(found) for kind, found in kinds.items()}
+            for name, kinds in robustness.items()
+        }
+
+    some = next(iter(next(iter(robustness.values())).values()))
+    levels = ", ".join(map(str, next(iter(some.corrupted.values()))))
+    rows = {
+        "clean": accuracies(lambda found: found.clean),
+        **{name: accuracies(methodcaller("of", name)) for name in some.corrupted},
+        "mean": accuracies(lambda found: found.mean),
+        "mean, % of clean": accuracies(lambda found: found.relative),
+    }
+    return (
+        f"{min(tested, _CORRUPTED):,} test images corrupted, classifiers fitted on clean ones, "
+        f"accuracy in % (severity {levels}: the mean):\n\n" + _accuracy_table("corruption", rows)
+    )
+
+
+def _accuracy_table(what: str, rows: Mapping[str, Accuracies]) -> str:
+    """A row for each name, a column for each classifier of each representation."""
+    representations = list(next(iter(rows.values())))
+    headers = [
+        f"{title} {name.split()[0]}" for title in _CLASSIFIERS.values() for name in representations
+    ]
+    cells = [
+        [row, *(f"{100 * found[name][kind]:.1f}" for kind in _CLASSIFIERS for name in found)]
+        for row, found in rows.items()
+    ]
+    return markdown_table([what, *headers], cells)

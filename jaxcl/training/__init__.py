@@ -4,7 +4,7 @@ from jaxcl.training.checkpoints import CheckpointError, Checkpoints, Restored
 from jaxcl.training.config_json import differences, from_data, to_data
 from jaxcl.training.devices import AXIS, DeviceMap, check_batch_size, choose_devices
 from jaxcl.training.errors import DivergedError, UserError
-from jaxcl.training.experiment import Evaluate, Experiment, Run, Train
+from jaxcl.training.experiment import Evaluate, Experiment, Probe, Run, Train, Transfer
 from jaxcl.training.loop import Outcome, train
 from jaxcl.training.observers import read_metrics
 from jaxcl.training.optimizers import LARS, SGD, AdamW, Optimizer, Schedule
@@ -32,6 +32,7 @@ __all__ = [
     "Population",
     "PopulationDirectory",
     "PopulationOutcome",
+    "Probe",
     "Restored",
     "RestoredRun",
     "Run",
@@ -40,6 +41,7 @@ __all__ = [
     "Setup",
     "Train",
     "TrainState",
+    "Transfer",
     "UserError",
     "check_batch_size",
     "choose_devices",

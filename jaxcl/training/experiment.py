@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal
 
 from jaxcl.augment import Views
-from jaxcl.data import SourceConfig
+from jaxcl.data import Source, SourceConfig
 from jaxcl.methods import Method
 from jaxcl.training.devices import Mapping
 from jaxcl.training.optimizers import SGD, Optimizer, Schedule
@@ -71,6 +71,34 @@ class Run:
 
 
 @dataclasses.dataclass(frozen=True)
+class Transfer:
+    """Other labelled data that frozen features are measured on."""
+
+    name: str
+    """What the report calls them."""
+    train: SourceConfig
+    """Examples that classifiers are fitted on."""
+    test: SourceConfig
+    """Examples that they are scored on."""
+
+    def open(self) -> tuple[Source, Source]:
+        """Opens both parts.
+
+        Raises:
+          FileNotFoundError: where data are missing.
+          ValueError: where they cannot be read, or have no labels.
+        """
+        sources = self.train.open(), self.test.open()
+        for part, source in zip(("train", "test"), sources, strict=True):
+            if source.labels is None:
+                raise ValueError(
+                    f"evaluate.transfer {self.name!r}, {part}, has no labels: name them (as in "
+                    "label='label', or labels='subfolders')"
+                )
+        return sources
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluate:
     """What to measure of the features once trained, beside raw input and an untrained encoder."""
 
@@ -88,6 +116,8 @@ class Evaluate:
     """Numbers of labels a class for label efficiency."""
     paired: bool = False
     """Row i of train and of test show the same thing: measure retrieval from one to the other."""
+    transfer: tuple[Transfer, ...] = ()
+    """Other data sets to measure the features on."""
     batch_size: int = 256
     """Examples embedded at once."""
 
@@ -97,6 +127,37 @@ class Evaluate:
                 raise ValueError(f"evaluate.{name} must be at least 1, got {getattr(self, name)}")
         if not self.temperature > 0:
             raise ValueError(f"evaluate.temperature must be positive, got {self.temperature}")
+        names = [transfer.name for transfer in self.transfer]
+        if len({*names}) < len(names):
+            raise ValueError(f"evaluate.transfer gives one name twice: {', '.join(names)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """A linear classifier and nearest neighbours, scored on each batch while the method trains.
+
+    They learn from the labels of the training data, the method does not: its parameters are the
+    very same with and without. Metrics `probe_loss`, `probe_accuracy` and `probe_knn_accuracy` are
+    of the first view of each example, before the probes learn from it.
+    """
+
+    learning_rate: float = 0.01
+    """Of the linear classifier; Adam, constant."""
+    memory: int = 4096
+    """Past features among which neighbours are looked for; an example's own have no vote."""
+    neighbours: int = 20
+    """Neighbours that vote."""
+    temperature: float = 0.07
+    """A neighbour votes with exp(similarity / temperature)."""
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "temperature"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"probe.{name} must be positive, got {getattr(self, name)}")
+        if not 1 <= self.neighbours <= self.memory:
+            raise ValueError(
+                f"probe.neighbours is {self.neighbours}, expected 1 to probe.memory {self.memory}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,3 +180,5 @@ class Experiment:
     """How the run is executed."""
     evaluate: Evaluate | None = None
     """What to measure once trained; None: nothing."""
+    probe: Probe | None = None
+    """What to measure while training, by labels of the training data; None: nothing."""

@@ -142,7 +142,7 @@ def _run_steps(
     with prefetch(source_batches, _placing(setup), depth=run.prefetch) as batches:
         try:
             for batch, without_image in readable(batches):
-                state, metrics = setup.step(state, batch)
+                state, metrics = setup.advance(state, batch)
                 step += 1
                 replaced.note(without_image)
                 if logged is not None:

@@ -119,6 +119,8 @@ class ProgressBar:
             figures += f" (chance {row['chance_loss']:.2f})"
         if "accuracy" in row:
             figures += f"  accuracy {row['accuracy']:.0%}"
+        if "probe_accuracy" in row:
+            figures += f"  probe {row['probe_accuracy']:.0%}, kNN {row['probe_knn_accuracy']:.0%}"
         figures += f"  {row['examples_per_second']:,.0f} examples/s"
         self._bar.update(self._task, figures=figures)
         now, step = time.monotonic(), int(row["step"])

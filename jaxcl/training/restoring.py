@@ -11,6 +11,7 @@ from jaxcl.methods import Batch
 from jaxcl.training.checkpoints import Checkpoints
 from jaxcl.training.errors import UserError
 from jaxcl.training.experiment import Experiment
+from jaxcl.training.probes import init_probe
 from jaxcl.training.run_directory import RunDirectory
 from jaxcl.training.state import TrainState, init_state
 
@@ -43,21 +44,35 @@ def restore_run(directory: Path, experiment: Experiment | None = None) -> Restor
     """
     files = RunDirectory(directory)
     experiment = files.read_experiment() if experiment is None else experiment
-    image = files.read_facts().image
+    facts = files.read_facts()
+    image = facts.image
     restored = Checkpoints(files.checkpoints).restore(
-        jax.eval_shape(lambda: start_state(experiment, image))
+        jax.eval_shape(lambda: start_state(experiment, image, classes=facts.classes))
     )
     if restored is None:
         raise UserError(f"{directory} has no checkpoint yet; run: jaxcl train {directory}")
     return RestoredRun(experiment, image, restored.step, restored.state, restored.passed_over)
 
 
-def start_state(experiment: Experiment, image: jax.ShapeDtypeStruct) -> TrainState:
-    """The state before the first step of an experiment on images of that shape and type."""
+def start_state(
+    experiment: Experiment, image: jax.ShapeDtypeStruct, *, classes: int | None = None
+) -> TrainState:
+    """The state before the first step of an experiment on images of that shape and type.
+
+    Args:
+      experiment: the experiment.
+      image: shape [H, W, C] and type of the images.
+      classes: one more than the largest label; None leaves the probes out.
+    """
     views = tuple(jnp.zeros(v.shape, v.dtype) for v in view_shapes(experiment.views, image))
     # The state of an optimizer has the same structure at any learning rate.
     optimizer = experiment.optimizer.build(lambda step: jnp.zeros(()))
-    return init_state(experiment.method, optimizer, Batch(views=views), seed=experiment.train.seed)
+    method, probe = experiment.method, experiment.probe
+    state = init_state(method, optimizer, Batch(views=views), seed=experiment.train.seed)
+    if probe is None or classes is None:
+        return state
+    features = jax.eval_shape(method.embed, state.params, state.method, views[0])
+    return dataclasses.replace(state, probe=init_probe(probe, features.shape[-1], classes))
 
 
 def view_shapes(views: Views, image: jax.ShapeDtypeStruct) -> tuple[jax.ShapeDtypeStruct, ...]:

@@ -127,6 +127,7 @@ class RunDirectory:
                 np.dtype(facts["image_dtype"]).name,
                 int(facts["examples"]),
                 int(facts["devices"]),
+                facts.get("classes"),
             )
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise UserError(
@@ -152,6 +153,8 @@ class RunFacts:
     image_dtype: str
     examples: int
     devices: int
+    classes: int | None = None
+    """One more than the largest label; None without labels."""
 
     @property
     def image(self) -> jax.ShapeDtypeStruct:

@@ -13,6 +13,7 @@ from jaxcl.methods.gradient_cache import check_micro_batch
 from jaxcl.training.devices import AXIS, DeviceMap, check_batch_size, choose_devices
 from jaxcl.training.errors import UserError
 from jaxcl.training.experiment import Experiment
+from jaxcl.training.probes import check_probe, make_probe_step
 from jaxcl.training.restoring import start_state
 from jaxcl.training.run_directory import RunFacts
 from jaxcl.training.state import TrainState
@@ -37,11 +38,18 @@ class Setup:
     def facts(self) -> RunFacts:
         """What the run directory keeps about data and machine."""
         image = self.source[0]["image"]
-        return RunFacts(image.shape, image.dtype.name, len(self.source), len(self.devices.devices))
+        labels = self.source.labels
+        return RunFacts(
+            image.shape,
+            image.dtype.name,
+            len(self.source),
+            len(self.devices.devices),
+            None if labels is None else int(labels.max()) + 1,
+        )
 
     def init_state(self) -> TrainState:
         """The state before the first step, on one device."""
-        return start_state(self.experiment, self.facts.image)
+        return start_state(self.experiment, self.facts.image, classes=self.facts.classes)
 
     def state_shapes(self) -> TrainState:
         """`init_state` as shapes and types, nothing computed."""
@@ -63,6 +71,24 @@ class Setup:
                 micro_batch=self.experiment.run.micro_batch,
             )
         )
+
+    @cached_property
+    def probe_step(self) -> Any:
+        """As `step`, of the online probes alone; None without any."""
+        experiment = self.experiment
+        if experiment.probe is None:
+            return None
+        return self.devices.compile(
+            make_probe_step(experiment.probe, experiment.method, experiment.views, axis_name=AXIS)
+        )
+
+    def advance(self, state: Any, batch: Any) -> tuple[Any, Any]:
+        """A step of the probes, where there are any, and one of the method."""
+        if self.probe_step is None:
+            return self.step(state, batch)
+        state, probed = self.probe_step(state, batch)
+        state, metrics = self.step(state, batch)
+        return state, metrics | probed
 
     def host_batch(self) -> dict[str, np.ndarray]:
         """A batch of zeros, of the shapes and types that the step will get."""
@@ -99,21 +125,32 @@ def _set_up(experiment: Experiment) -> Setup:
     epoch = steps_per_epoch(len(source), train.batch_size)
     total_steps = max(1, round(train.epochs * epoch))
     _check_evaluation(experiment, source)
-    notices = experiment.method.check(batch_size=train.batch_size, examples=len(source))
+    if experiment.probe is not None:
+        check_probe(source.labels)
+    method = experiment.method
+    notices = [
+        *method.check(batch_size=train.batch_size, examples=len(source)),
+        *method.check_labels(source.labels, batch_size=train.batch_size),
+    ]
     peak = experiment.optimizer.peak(train.batch_size)
     learning_rate = experiment.schedule.build(peak, total_steps=total_steps, steps_per_epoch=epoch)
     setup = Setup(
         experiment=experiment,
         source=source,
         devices=DeviceMap(devices, run.mapping),
-        optimizer=experiment.optimizer.build(learning_rate, peak=peak, total_steps=total_steps),
+        optimizer=experiment.optimizer.build(
+            learning_rate,
+            peak=peak,
+            total_steps=total_steps,
+            undecayed=experiment.method.undecayed,
+        ),
         learning_rate=learning_rate,
         steps_per_epoch=epoch,
         total_steps=total_steps,
         notices=tuple(notices),
     )
     # Traces views, networks and loss: what does not fit is said now, and the trace serves later.
-    jax.eval_shape(setup.step, setup.state_shapes(), setup.devices.split(setup.host_batch()))
+    jax.eval_shape(setup.advance, setup.state_shapes(), setup.devices.split(setup.host_batch()))
     return setup
 
 

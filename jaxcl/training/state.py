@@ -7,7 +7,21 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxcl import memory
 from jaxcl.methods import Batch, Method
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ProbeState:
+    """State of the online probes."""
+
+    head: dict[str, jax.Array]
+    """Kernel [F, C] and bias [C] of the linear classifier."""
+    optimizer: Any
+    """The state of its own optax transformation."""
+    queue: memory.Queue
+    """Past features, unit rows, with the labels and numbers of their examples."""
 
 
 @jax.tree_util.register_dataclass
@@ -25,6 +39,8 @@ class TrainState:
     """The method's state: batch statistics, target networks, memory."""
     optimizer: Any
     """The state of the optax transformation."""
+    probe: ProbeState | None = None
+    """The state of the online probes, where there are any."""
 
 
 def init_state(

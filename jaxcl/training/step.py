@@ -1,5 +1,6 @@
 """One training step, from pictures to updated parameters, as one device sees it."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 import jax
@@ -11,6 +12,13 @@ from jaxcl.training.state import TrainState
 
 HostBatch = Mapping[str, jax.Array]
 """`image` [N, H, W, C], `index` [N], and `label` [N] where there are labels."""
+
+
+def step_keys(state: TrainState) -> tuple[jax.Array, jax.Array]:
+    """The keys of the step at hand, of its views and of the method."""
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    view_key, method_key = jax.random.split(key)
+    return view_key, method_key
 
 
 def make_step(
@@ -42,8 +50,7 @@ def make_step(
 
     def step(state: TrainState, batch: HostBatch) -> tuple[TrainState, dict[str, jax.Array]]:
         progress = state.step / total_steps
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        view_key, method_key = jax.random.split(key)
+        view_key, method_key = step_keys(state)
         examples = Batch(
             views=batch_views(views, view_key, batch["image"], batch["index"]),
             index=batch["index"],
@@ -63,9 +70,9 @@ def make_step(
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         params = method.constrain(params, state.params, progress=progress)
-        new_state = TrainState(
+        new_state = dataclasses.replace(
+            state,
             step=state.step + 1,
-            key=state.key,
             params=params,
             method=method.end_step(params, method_state, progress=progress),
             optimizer=optimizer_state,

@@ -1,0 +1,114 @@
+"""Experiments that do not fit together: each said in a line, before anything is compiled."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from conftest import make_experiment
+
+from jaxcl import augment, data, encoders, methods, training
+from jaxcl.training import Checkpoints, RunDirectory, Train, UserError, train
+
+ENCODER = encoders.SmallCNN((4, 8))
+TINY_VIT = {"image_size": 8, "width": 8, "depth": 1, "heads": 2, "in_channels": 1}
+CROPS = augment.crops(8).views
+
+
+def with_labels(tmp_path, labels, **changes):
+    path = tmp_path / "data.npz"
+    arrays = {"image": np.zeros((120, 8, 8, 1), np.uint8)}
+    names = {} if labels is None else {"label": "label"}
+    np.savez(path, **arrays, **({} if labels is None else {"label": labels}))
+    return make_experiment(
+        data=data.Arrays(str(path), **names), method=methods.SupCon(ENCODER), **changes
+    )
+
+
+CASES = {
+    "SupCon without labels": (
+        lambda path: with_labels(path, None),
+        "SupCon needs labels, and the data have none: name them",
+    ),
+    "SupCon with one class": (
+        lambda path: with_labels(path, np.full(120, 3)),
+        "SupCon: all 120 examples have the label 3, so there are no negatives: give data of two",
+    ),
+    "SupCon with batches of one": (
+        lambda path: with_labels(path, np.arange(120) % 2, train=Train(batch_size=1, epochs=1)),
+        "SupCon: a batch of 1 has no negatives",
+    ),
+    "SwAV with larger crops last": (
+        lambda _: make_experiment(
+            views=augment.Views((*CROPS, *augment.crops(12).views)),
+            method=methods.SwAV(ENCODER, prototypes=10),
+        ),
+        "SwAV: views of full size come first, but later ones are larger",
+    ),
+    "DINO with larger crops last": (
+        lambda _: make_experiment(
+            views=augment.Views((*CROPS, *augment.crops(12).views)),
+            method=methods.DINO(ENCODER, prototypes=10),
+        ),
+        "DINO: views of full size come first, but later ones are larger",
+    ),
+    "a patch that does not divide the view": (
+        lambda _: make_experiment(
+            method=methods.SimCLR(encoders.ViT(patch=3, positions="sincos", **TINY_VIT))
+        ),
+        "ViT patch 3 does not divide images of height 8: resize to 6 or 9",
+    ),
+    "a bank smaller than the data": (
+        lambda _: make_experiment(method=methods.InstanceDiscrimination(ENCODER, bank_size=100)),
+        r"bank_size 100 is smaller than the data set \(\d+ examples\), each of which has its row",
+    ),
+    "a memory of own entries smaller than the data": (
+        lambda _: make_experiment(
+            method=methods.PlainMemory(ENCODER, memory_size=500, positive="memory")
+        ),
+        r"memory_size 500 is smaller than the data set",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_does_not_fit_is_said_in_one_line(case, tmp_path):
+    make, message = CASES[case]
+    with pytest.raises(UserError, match=message) as caught:
+        training.set_up(make(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_local_crops_larger_than_global_ones_make_no_recipe():
+    with pytest.raises(ValueError, match="small is 8, expected below the full size 8"):
+        augment.multi_crop(augment.crops(8), 8)
+
+
+def test_fewer_examples_than_prototypes_are_said(quiet):
+    experiment = make_experiment(method=methods.SwAV(ENCODER, prototypes=100))
+    (notice,) = training.set_up(experiment).notices
+    assert "100 prototypes share 64 examples (batch), so most get none in a step" in notice
+
+
+def test_batches_that_are_likely_of_one_class_are_said(tmp_path):
+    """Of 120 examples 6 are of another class: 0.95 ** 64 is 3.8 %, 0.5 ** 64 nothing."""
+    rare = np.arange(120) % 20 == 0
+    (notice,) = training.set_up(with_labels(tmp_path, rare.astype(int))).notices
+    assert "about 3.8% of the batches of 64 are of one class" in notice
+    assert training.set_up(with_labels(tmp_path, np.arange(120) % 2)).notices == ()
+
+
+def test_a_checkpoint_of_another_state_is_refused_by_name(tmp_path, experiment, quiet):
+    """As where a class of the user's own has changed, which the config does not show."""
+    files = RunDirectory(tmp_path)
+    checkpoints = Checkpoints(files.checkpoints)
+    checkpoints.save(4, training.set_up(experiment).init_state())
+    checkpoints.close()
+    other = dataclasses.replace(
+        experiment, method=dataclasses.replace(experiment.method, queue_size=100)
+    )
+    with pytest.raises(UserError) as caught:
+        train(other, tmp_path, console=quiet)
+    assert "the checkpoint of step 4 is of another experiment" in str(caught.value)
+    assert "method/queue/embeddings is float32[200, 16], expected float32[100, 16]" in str(
+        caught.value
+    )
