@@ -1,7 +1,8 @@
 """lightly's side of learning.py: its losses, heads and examples, on jaxcl's batches and views.
 
 Runs in the environment that learning.py makes. Batches and views are the very ones that jaxcl's run
-of the same seed has, and so are the encoder's first parameters; heads start as lightly starts them.
+of the same seed has, and so is what encoder, heads, prototypes and memory start as: what differs
+then is each library's arithmetic, and at the first step the losses are the same.
 """
 
 import copy
@@ -135,7 +136,8 @@ class BYOL(WithTarget):
         predicted = [self.predictor(self.project(view)) for view in views]
         wanted = [self.project_slowly(view) for view in views]
         there, back = zip(predicted, reversed(wanted), strict=True)
-        return (self.criterion(*there) + self.criterion(*back)) / 2
+        # The paper's scale, by which SGD's steps go; lightly's example halves the sum instead.
+        return 4 + 2 * (self.criterion(*there) + self.criterion(*back))
 
 
 class SimSiam(Method):
@@ -232,6 +234,7 @@ def train(name: str, task: Task, seed: int) -> tuple[Callable[[np.ndarray], np.n
     start = training.start_state(experiment, images)
     encoder = SmallCNN(start.params["encoder"], source.image_shape[-1])
     method = make_method(name, encoder)
+    start_alike(method, start)
     optimizer = make_optimizer(experiment.optimizer, method, task.batch_size)
     total = round(task.epochs * steps_per_epoch(len(source), task.batch_size))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
@@ -247,7 +250,7 @@ def train(name: str, task: Task, seed: int) -> tuple[Callable[[np.ndarray], np.n
         batch = batch_at(source, step, batch_size=task.batch_size, seed=seed)
         views = draw(step, batch["image"], batch["index"])
         method.before_step(step / total)
-        loss = method.loss([to_torch(view) for view in views])
+        loss = method.loss([images_to_torch(view) for view in views])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -257,9 +260,53 @@ def train(name: str, task: Task, seed: int) -> tuple[Callable[[np.ndarray], np.n
 
     def embed(pictures: np.ndarray) -> np.ndarray:
         with torch.no_grad():
-            return encoder(to_torch(pictures)).numpy()
+            return encoder(images_to_torch(pictures)).numpy()
 
     return embed, history
+
+
+def start_alike(method: Method, start: training.TrainState) -> None:
+    """Copies jaxcl's first heads, prototypes and memory into a method."""
+    params = start.params
+    load_head(method.projector, params["projector"])
+    if "predictor" in params:
+        load_head(method.predictor, params["predictor"])
+    with torch.no_grad():
+        if isinstance(method, SwAV):
+            (layer,) = method.prototypes.heads
+            layer.weight.copy_(to_torch(params["prototypes"]["kernel"].T))
+            layer.bias.zero_()  # the paper's prototypes have none
+        if isinstance(method, DINO):
+            layer = method.projector.last_layer
+            layer.weight_v.copy_(to_torch(params["prototypes"]["kernel"].T))
+    if isinstance(method, MoCo | NNCLR):
+        memory = method.criterion.memory_bank if isinstance(method, MoCo) else method.memory
+        memory.bank = to_torch(start.method.queue.embeddings)
+        memory.bank_ptr.zero_()
+    if isinstance(method, WithTarget):
+        encoder, projector = method.target
+        encoder.load_state_dict(method.encoder.state_dict())
+        projector.load_state_dict(method.projector.state_dict())
+
+
+def load_head(head: nn.Module, params: dict) -> None:
+    """Copies an MLP's parameters into lightly's head of the same layers."""
+    norms = {name for name in params if name.startswith("norm")}
+    position = -1
+    with torch.no_grad():
+        for layer in head.layers:
+            if isinstance(layer, nn.Linear):
+                position += 1
+                here = params[f"dense{position}"]
+                layer.weight.copy_(to_torch(here["kernel"].T))
+                if "bias" in here:
+                    layer.bias.copy_(to_torch(here["bias"]))
+                elif layer.bias is not None:  # of Barlow Twins and VICReg, which do not feel it
+                    layer.bias.zero_()
+            elif isinstance(layer, nn.BatchNorm1d) and layer.affine:
+                norms.remove(f"norm{position}")
+    if norms or position + 1 != sum(name.startswith("dense") for name in params):
+        raise ValueError(f"heads differ: {sorted(params)} here, {head} there")
 
 
 def make_optimizer(
@@ -281,5 +328,10 @@ def make_optimizer(
     return torch.optim.AdamW(groups, lr=rate, betas=(settings.b1, settings.b2), eps=settings.eps)
 
 
-def to_torch(images: object) -> torch.Tensor:
+def to_torch(array: jax.Array) -> torch.Tensor:
+    return torch.from_numpy(np.array(array))
+
+
+def images_to_torch(images: jax.Array | np.ndarray) -> torch.Tensor:
+    """[N, H, W, C] to [N, C, H, W]."""
     return torch.from_numpy(np.asarray(images).transpose(0, 3, 1, 2).copy())

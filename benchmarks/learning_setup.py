@@ -102,6 +102,7 @@ def make_method(name: str) -> methods.Method:
             predictor=byol,
             temperature=TEMPERATURE,
             queue_size=QUEUE,
+            contrast="nt_xent",  # lightly's
         ),
         "barlow_twins": lambda: methods.JointEmbedding(
             encoder, projector=wide, criterion=methods.criteria.BarlowTwins()

@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
@@ -17,6 +18,20 @@ CACHE = os.environ.setdefault("JAXCL_TEST_CACHE", tempfile.mkdtemp(prefix="jaxcl
 jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+MAPS = Path("/proc/self/maps")
+MOST_MAPS = 30_000
+
+
+def pytest_runtest_teardown():
+    """Forgets a process's programs before they fill its address space.
+
+    Each compiled program holds some dozen memory maps; Linux allows a process 65,530, and XLA
+    crashes where it gets no more.
+    """
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
 
 
 def pytest_unconfigure(config):

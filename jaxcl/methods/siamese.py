@@ -1,13 +1,13 @@
 """One network, a predictor on one side of the comparison: SimSiam, and NNCLR with neighbours."""
 
 import dataclasses
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import flax.linen as nn
 import jax
 
 from jaxcl import memory
-from jaxcl.losses import info_nce, negative_cosine
+from jaxcl.losses import info_nce, negative_cosine, nt_xent
 from jaxcl.methods.health import in_batch_health
 from jaxcl.methods.method import (
     Batch,
@@ -117,14 +117,17 @@ class SimSiam(_Siamese):
 class NNCLR(_Siamese):
     """NNCLR (Dwibedi et al., 2021): the positive is the neighbour of the other view.
 
-    Neighbours come from a queue of past embeddings of the first view; other examples' predictions
-    are the negatives, and the loss is symmetric.
+    Neighbours come from a queue of past embeddings of the first view, and the loss is symmetric in
+    the views.
     """
 
     temperature: float = 0.1
     """Divides similarities; > 0."""
     queue_size: int = 98_304
     """Past embeddings among which neighbours are looked for."""
+    contrast: Literal["info_nce", "nt_xent"] = "info_nce"
+    """The loss: of each neighbour, with other examples' predictions as negatives (the paper's); or
+    of neighbours and predictions alike, with all other examples' of both, as lightly has it."""
 
     def __post_init__(self) -> None:
         check_positive(self, temperature=self.temperature, queue_size=self.queue_size)
@@ -151,8 +154,9 @@ class NNCLR(_Siamese):
             for rows in (embedding0, embedding1)
         )
         options: dict[str, Any] = {"temperature": self.temperature, "axis_name": axis_name}
-        one_way = info_nce(neighbour0, prediction1, **options)
-        other_way = info_nce(neighbour1, prediction0, **options)
+        contrast = nt_xent if self.contrast == "nt_xent" else info_nce
+        one_way = contrast(neighbour0, prediction1, **options)
+        other_way = contrast(neighbour1, prediction0, **options)
         new = jax.lax.stop_gradient(l2_normalize(embedding0))
         state = dataclasses.replace(
             state, queue=memory.enqueue(state.queue, new, axis_name=axis_name)

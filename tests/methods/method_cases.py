@@ -51,6 +51,7 @@ def make_methods(encoder, projector, predictor, examples):
         "byol": BYOL(*with_predictor),
         "simsiam": SimSiam(*with_predictor),
         "nnclr": NNCLR(*with_predictor, queue_size=40),
+        "nnclr, nt_xent": NNCLR(*with_predictor, queue_size=40, contrast="nt_xent"),
         "ressl": ReSSL(*networks, queue_size=40),
         "supcon": SupCon(*networks, base_temperature=0.07),
         "swav": SwAV(*networks, prototypes=10),

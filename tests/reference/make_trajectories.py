@@ -93,13 +93,19 @@ class NNCLR(Case):
         one, other = map(self.encoder, views)
         near_other = self.memory(other.detach(), update=False)
         near_one = self.memory(functional.normalize(one.detach(), dim=1), update=True)
-        numbers = torch.arange(ROWS)
-        total = 0
-        for near, rows in ((near_one, other), (near_other, one)):
-            predicted = functional.normalize(self.predictor(rows), dim=1)
-            logits = functional.normalize(near, dim=1) @ predicted.T / TEMPERATURE
-            total = total + functional.cross_entropy(logits, numbers) / 2
-        return total
+        one_way = self.contrast(near_one, self.predictor(other))
+        return (one_way + self.contrast(near_other, self.predictor(one))) / 2
+
+    def contrast(self, near, predicted):
+        logits = functional.normalize(near, dim=1) @ functional.normalize(predicted, dim=1).T
+        return functional.cross_entropy(logits / TEMPERATURE, torch.arange(ROWS))
+
+
+class NNCLRBothWays(NNCLR):
+    """lightly's own loss."""
+
+    def contrast(self, near, predicted):
+        return losses.NTXentLoss(TEMPERATURE)(near, predicted)
 
 
 class OfViews(Case):
@@ -218,6 +224,7 @@ CASES = {
     "tico": TiCo,
     "swav": SwAV,
     "dino": DINO,
+    "nnclr_nt_xent": NNCLRBothWays,
 }
 
 

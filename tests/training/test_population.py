@@ -17,20 +17,6 @@ from jaxcl.training import Evaluate, Population, UserError, read_metrics, train,
 from jaxcl.training.observers import ProgressBar
 
 
-@pytest.fixture(autouse=True)
-def without_stored_programs():
-    """Compiled programs stay out of the workers' common folder.
-
-    After some hundred other programs of a process, jaxlib 0.10 has crashed while it wrote one of
-    these to it.
-    """
-    name = "jax_persistent_cache_min_compile_time_secs"
-    before = getattr(jax.config, name)
-    jax.config.update(name, 1e9)
-    yield
-    jax.config.update(name, before)
-
-
 def make_experiment(**changes):
     """SimCLR of a perceptron: 6 steps of 64 digits."""
     experiment = training.Experiment(
