@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit code: 0, 2 for wrong input, 128 + n for signal n."""
     parser, train_parser = _parsers()
     known, rest = parser.parse_known_args(arguments)
-    if rest and known.verb != "train":
+    if rest and known.verb not in ("train", "views"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     prefer_fast_convolutions()  # before jax is imported
     _silence_failing_saves()
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if known.verb == "finetune":
             return _finetune(known)
         if known.verb == "views":
-            return _views(known)
+            return _views(known, rest)
         return _embed(known)
     except KeyboardInterrupt:
         print("jaxcl: interrupted", file=sys.stderr)
@@ -116,7 +116,14 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
         "--array", default="image", help="name of the images in an .npz (default: image)"
     )
 
-    views = verbs.add_parser("views", help="draw what the views of a config look like")
+    views = verbs.add_parser(
+        "views",
+        help="draw what the views of a config look like",
+        usage="jaxcl views CONFIG --out FILE.png [--examples N] [--seed N] "
+        "[--dotted.option VALUE ...]",
+        description="Prints a config's views, and draws what they make of examples from all over "
+        "its data. The dotted options are those of `jaxcl train CONFIG --help`.",
+    )
     views.add_argument("config", metavar="CONFIG")
     views.add_argument("--out", required=True, metavar="FILE.png")
     views.add_argument("--examples", type=int, default=8, help="rows (default: 8)")
@@ -249,8 +256,9 @@ def _embed(known: argparse.Namespace) -> int:
     return 0
 
 
-def _views(known: argparse.Namespace) -> int:
+def _views(known: argparse.Namespace, options: list[str]) -> int:
     from jaxcl.evaluation.contact_sheet import contact_sheet, save_contact_sheet
+    from jaxcl.overrides import override
     from jaxcl.training.durable_files import write_durably
     from jaxcl.training.errors import UserError
 
@@ -259,6 +267,7 @@ def _views(known: argparse.Namespace) -> int:
         if out.suffix != ".png" or out.is_dir():
             raise UserError(f"--out is {out}, expected a file that ends in .png")
         experiment = load_config(Path(known.config))
+        experiment = override(experiment, options, program=f"jaxcl views {known.config}")
         sheet = contact_sheet(
             experiment.data.open(), experiment.views, examples=known.examples, seed=known.seed
         )

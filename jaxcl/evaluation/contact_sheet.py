@@ -13,9 +13,9 @@ _LEAST_SIDE, _GAP, _HEAD = 64, 6, 18  # pixels
 
 
 def contact_sheet(source: Source, views: Views, *, examples: int = 8, seed: int = 0) -> Image.Image:
-    """Draws a row for each of the first examples: the picture as read, then each of its views.
+    """Draws a row for each of some examples: the picture as read, then each of its views.
 
-    All are drawn at one scale, so that small crops are small; normalization is undone.
+    The examples lie evenly over the source, so that a folder's classes are all met. All are drawn at one scale, so that small crops are small; normalization is undone.
 
     Args:
       source: where the examples come from.
@@ -33,8 +33,9 @@ def contact_sheet(source: Source, views: Views, *, examples: int = 8, seed: int 
         raise ValueError(
             f"examples is {examples}, expected 1 to {len(source)}, as many as there are"
         )
-    images = np.stack([source[number]["image"] for number in range(examples)])
-    drawn = batch_views(views, jax.random.key(seed), images, np.arange(examples))
+    numbers = np.arange(examples) * len(source) // examples
+    images = np.stack([source[number]["image"] for number in numbers.tolist()])
+    drawn = batch_views(views, jax.random.key(seed), images, numbers)
     shown = [
         _denormalized(view, np.asarray(rows)) for view, rows in zip(views.views, drawn, strict=True)
     ]
@@ -68,11 +69,12 @@ def save_contact_sheet(sheet: Image.Image, file: BinaryIO) -> None:
 
 
 def _denormalized(view: Transform, images: np.ndarray) -> np.ndarray:
-    """Undoes the normalization that a view ends with, if any."""
-    steps = view.transforms if isinstance(view, Compose) else (view,)
-    for step in reversed(steps):
-        if isinstance(step, Normalize):
-            images = images * np.asarray(step.std, np.float32) + np.asarray(step.mean, np.float32)
+    """Undoes the normalization within a view, if any."""
+    if isinstance(view, Compose):
+        for step in reversed(view.transforms):
+            images = _denormalized(step, images)
+    elif isinstance(view, Normalize):
+        images = images * np.asarray(view.std, np.float32) + np.asarray(view.mean, np.float32)
     return images
 
 

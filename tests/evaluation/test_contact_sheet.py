@@ -37,8 +37,18 @@ def test_small_grey_pictures_are_enlarged():
     source = data.Digits("test").open()
     sheet = contact_sheet(source, augment.crops(8), examples=3)
     assert sheet.size == (6 + 3 * 70, 36 + 3 * 70)
-    wanted = source[1]["image"].repeat(8, axis=0).repeat(8, axis=1)
+    assert len(source) == 297  # the examples lie a third apart
+    wanted = source[99]["image"].repeat(8, axis=0).repeat(8, axis=1)
     np.testing.assert_array_equal(tile(sheet, 6, 36 + 70, 64), np.repeat(wanted, 3, axis=2))
+
+
+def test_normalization_within_a_part_of_the_recipe_is_undone():
+    images = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
+    normalize = augment.Normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    inner = augment.Compose((augment.Compose((normalize,)),))
+    sheet = contact_sheet([{"image": images[0]}], augment.Views((inner,)), examples=1)
+    found = tile(sheet, 6 + 70, 36, 64)
+    assert np.abs(found.astype(int) - images[0]).max() <= 1
 
 
 CONFIG = """
@@ -64,9 +74,18 @@ def test_the_command_draws_and_prints_the_recipe(config, tmp_path, capsys):
     assert "2 examples" in printed
 
 
+def test_dotted_options_change_what_is_drawn(config, tmp_path, capsys):
+    out = tmp_path / "sheet.png"
+    command = ["views", config, "--out", str(out), "--examples"]
+    assert main([*command, "298", "--data.split", "test"]) == 2
+    assert "expected 1 to 297" in capsys.readouterr().err
+    assert main([*command, "297", "--data.split", "test"]) == 0
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--out", "s.png", "--data.splt", "test"], "--data.split"),
         (["--out", "sheet.jpg"], "--out is sheet.jpg, expected a file that ends in .png"),
         (["--out", "s.png", "--examples", "0"], "examples is 0, expected 1 to 1500"),
         (["--out", "s.png", "--examples", "1501"], "examples is 1501, expected 1 to 1500"),
