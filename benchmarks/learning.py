@@ -23,6 +23,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
 
+from jaxcl.cpu_flags import prefer_fast_convolutions
+
 METHODS = (
     "moco_v2",
     "simclr",
@@ -140,6 +142,7 @@ def run(each: dict) -> dict:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[each["core"]]})
     os.environ["JAX_PLATFORMS"] = "cpu"  # both sides on the same machine
+    prefer_fast_convolutions()
     import learning_setup
 
     task = learning_setup.make_task(
