@@ -1,8 +1,10 @@
 """lightly's side of learning.py: its losses, heads and examples, on jaxcl's batches and views.
 
 Runs in the environment that learning.py makes. Batches and views are the very ones that jaxcl's run
-of the same seed has, and so is what encoder, heads, prototypes and memory start as: what differs
-then is each library's arithmetic, and at the first step the losses are the same.
+of the same seed has, and so is what encoder, heads, prototypes and memory start as. What differs is
+each library's own: lightly encodes view by view, where jaxcl's SimCLR, SwAV and DINO have batch
+statistics of both; its SwAV has biases of prototypes; its NNCLR keeps the second view; its MoCo
+has one group of batch statistics.
 """
 
 import copy

@@ -15,7 +15,8 @@ _LEAST_SIDE, _GAP, _HEAD = 64, 6, 18  # pixels
 def contact_sheet(source: Source, views: Views, *, examples: int = 8, seed: int = 0) -> Image.Image:
     """Draws a row for each of some examples: the picture as read, then each of its views.
 
-    The examples lie evenly over the source, so that a folder's classes are all met. All are drawn at one scale, so that small crops are small; normalization is undone.
+    The examples lie evenly over the source, so that a folder shows more than its first class. All
+    are drawn at one scale, so that small crops are small; normalization is undone.
 
     Args:
       source: where the examples come from.
