@@ -15,6 +15,7 @@ from jaxcl.methods.method import (
     Method,
     Metrics,
     Params,
+    check_choices,
     check_momentum,
     check_positive,
     example_numbers,
@@ -60,6 +61,7 @@ class InstanceDiscrimination(Method):
     """Share of its old row that an example's new one keeps, 0 to 1."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_positive(self, bank_size=self.bank_size, temperature=self.temperature)
         check_momentum(self, self.momentum)
         if self.negatives is not None and not 1 <= self.negatives <= self.bank_size:

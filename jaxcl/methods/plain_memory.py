@@ -15,6 +15,7 @@ from jaxcl.methods.method import (
     Method,
     Metrics,
     Params,
+    check_choices,
     check_positive,
     example_numbers,
     two_views,
@@ -64,6 +65,7 @@ class PlainMemory(Method):
     """Share of its old entry that an example's new one keeps (positives from the memory only)."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_positive(self, memory_size=self.memory_size, negatives=self.negatives)
         if self.negatives > self.memory_size:
             raise ValueError(

@@ -14,6 +14,7 @@ from jaxcl.methods.method import (
     Method,
     Metrics,
     Params,
+    check_choices,
     check_positive,
     check_queue,
     two_views,
@@ -130,6 +131,7 @@ class NNCLR(_Siamese):
     of neighbours and predictions alike, with all other examples' of both, as lightly has it."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_positive(self, temperature=self.temperature, queue_size=self.queue_size)
 
     def init(self, key: jax.Array, batch: Batch) -> tuple[Params, NNCLRState]:

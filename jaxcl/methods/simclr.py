@@ -16,6 +16,7 @@ from jaxcl.methods.method import (
     Method,
     Metrics,
     Params,
+    check_choices,
     check_momentum,
     check_positive,
     two_views,
@@ -81,6 +82,7 @@ class SimCLR(Method):
     """Share of itself that the network behind the queue keeps at each step, 0 to 1."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_positive(self, temperature=self.temperature, sigma=self.sigma)
         check_momentum(self, self.momentum)
         if self.queue_size < 0:
