@@ -27,6 +27,7 @@ from jaxcl.evaluation.report import (
     report_table,
 )
 from jaxcl.evaluation.retrieval import mean_average_precision_at_r, recall_at_k
+from jaxcl.evaluation.whitening import Whitening, fit_whitening
 
 __all__ = [
     "Clustering",
@@ -35,11 +36,13 @@ __all__ = [
     "LinearProbe",
     "Report",
     "Scores",
+    "Whitening",
     "alignment",
     "clustering",
     "dimension_std",
     "effective_rank",
     "fit_linear",
+    "fit_whitening",
     "knn_accuracy",
     "knn_classify",
     "knn_scores",

@@ -61,6 +61,7 @@ def measure_representations(
     test_labels: ArrayLike | None = None,
     *,
     views: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None,
+    near: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None,
     k: int = 20,
     temperature: float = 0.07,
     weights: Weights = "distance",
@@ -77,6 +78,8 @@ def measure_representations(
       train_labels: [N] int >= 0, or None: geometry only.
       test_labels: [M] int >= 0, or None with `train_labels`.
       views: name to features of two views of the same examples ([V, D], [V, D]), for alignment.
+      near: name to the features that `knn_accuracy` compares, where these are others, such as
+        whitened ones: ([N, K], [M, K]).
       k: neighbours of `knn_accuracy`.
       temperature: of `knn_accuracy`.
       weights: of `knn_accuracy`.
@@ -100,9 +103,10 @@ def measure_representations(
             f"{lacking} is None: accuracies need labels of both parts. Give both, or neither for "
             "the measures that need none"
         )
-    unknown = set(views or ()) - set(representations)
-    if unknown:
-        raise ValueError(f"views names {sorted(unknown)}, which representations does not")
+    for what, given in (("views", views), ("near", near)):
+        unknown = set(given or ()) - set(representations)
+        if unknown:
+            raise ValueError(f"{what} names {sorted(unknown)}, which representations does not")
 
     sizes = {
         name: np.shape(train)[:1] + np.shape(test)[:1]
@@ -127,6 +131,7 @@ def measure_representations(
                 train_labels,
                 test_labels,
                 pair=(views or {}).get(name),
+                near=(near or {}).get(name, (train, test)),
                 k=k,
                 temperature=temperature,
                 weights=weights,
@@ -147,6 +152,7 @@ def _measure(
     test_labels: ArrayLike | None,
     *,
     pair: tuple[ArrayLike, ArrayLike] | None,
+    near: tuple[ArrayLike, ArrayLike],
     k: int,
     temperature: float,
     weights: Weights,
@@ -162,7 +168,15 @@ def _measure(
     few: tuple[FewLabels, ...] = ()
     if train_labels is not None and test_labels is not None:
         parts = train, train_labels, test, test_labels
-        knn = knn_accuracy(*parts, k=k, temperature=temperature, weights=weights)
+        knn = knn_accuracy(
+            near[0],
+            train_labels,
+            near[1],
+            test_labels,
+            k=k,
+            temperature=temperature,
+            weights=weights,
+        )
         linear = linear_probe(*parts, l2=l2, seed=seed)
         few = label_efficiency(*parts, labels_per_class=labels_per_class, draws=draws, seed=seed)
     return Scores(

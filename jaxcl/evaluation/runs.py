@@ -33,6 +33,7 @@ from jaxcl.evaluation.robustness import (
     check_severities,
     measure_robustness,
 )
+from jaxcl.evaluation.whitening import fit_whitening
 from jaxcl.training import (
     Evaluate,
     Experiment,
@@ -49,6 +50,8 @@ _ALIGNED = 512  # test examples whose views are compared
 _CORRUPTED = 2000  # test examples that are corrupted, at most: in up to 70 ways each
 _CLASSIFIERS = {"knn": "kNN", "linear": "linear"}
 
+Whiten = Callable[[np.ndarray], np.ndarray]
+"""Of features [N, F] to those that are compared [N, K]."""
 Accuracies = dict[str, dict[str, float]]
 """By representation and classifier."""
 
@@ -97,28 +100,35 @@ def _evaluate(run: RestoredRun, directory: Path, severities: Sequence[int]) -> s
     train = embed_source(encoders, train_source, settings.batch_size)
     test = embed_source(encoders, test_source, settings.batch_size)
     representations = {name: (train[name], test[name]) for name in encoders}
+    whiten = _whitenings(train, settings.whiten)
+    near = {name: (whiten[name](train[name]), whiten[name](test[name])) for name in encoders}
     report = measure_representations(
         representations,
         train_source.labels,
         test_source.labels,
         views=_view_features(encoders, run, test_source),
+        near=near,
         k=min(settings.neighbours, len(train_source)),
         temperature=settings.temperature,
         weights=settings.weights,
         labels_per_class=settings.labels_per_class,
     )
-    retrieval = _retrieval(representations) if settings.paired else {}
+    retrieval = _retrieval(near) if settings.paired else {}
     robustness = (
-        _robustness(encoders, settings, report, train, train_source, test_source, severities)
+        _robustness(
+            encoders, settings, report, train, whiten, train_source, test_source, severities
+        )
         if severities
         else {}
     )
     transferred = {
-        name: _transferred(encoders, settings, *sources) for name, sources in transfers.items()
+        name: _transferred(encoders, settings, whiten, *sources)
+        for name, sources in transfers.items()
     }
     files = RunDirectory(directory)
     document = {
         "step": run.step,
+        "whiten": settings.whiten,
         "retrieval": retrieval,
         **report.as_dict(),
         "transfer": transferred,
@@ -128,12 +138,11 @@ def _evaluate(run: RestoredRun, directory: Path, severities: Sequence[int]) -> s
         },
     }
     write_durably(files.evaluation, json.dumps(document, indent=2) + "\n")
-    _draw_neighbours(
-        files.neighbours, train_source, test_source, *representations["trained encoder"]
-    )
+    _draw_neighbours(files.neighbours, train_source, test_source, *near["trained encoder"])
     parts = [
         *_passed_over(run),
         f"Features after step {run.step}:\n\n{report_markdown(report)}",
+        *([_describe_whitening(settings.whiten)] if settings.whiten else []),
         *([_describe_retrieval(retrieval)] if retrieval else []),
         *([_describe_transfer(transferred)] if transferred else []),
         *([_describe_robustness(robustness, len(test_source))] if robustness else []),
@@ -239,8 +248,19 @@ def _open_transfers(run: RestoredRun, settings: Evaluate) -> dict[str, tuple[Sou
     return opened
 
 
+def _whitenings(train: Mapping[str, np.ndarray], dims: int | None) -> dict[str, Whiten]:
+    """What each representation passes before it is compared."""
+    if dims is None:
+        return {name: lambda features: features for name in train}
+    return {name: fit_whitening(features, dims) for name, features in train.items()}
+
+
 def _transferred(
-    encoders: Mapping[str, Embedding], settings: Evaluate, train_source: Source, test_source: Source
+    encoders: Mapping[str, Embedding],
+    settings: Evaluate,
+    whiten: Mapping[str, Whiten],
+    train_source: Source,
+    test_source: Source,
 ) -> Accuracies:
     """Accuracies on other data, as on the run's own."""
     train = embed_source(encoders, train_source, settings.batch_size)
@@ -251,7 +271,10 @@ def _transferred(
         parts = train[name], labels, test[name], truth
         found[name] = {
             "knn": knn_accuracy(
-                *parts,
+                whiten[name](train[name]),
+                labels,
+                whiten[name](test[name]),
+                truth,
                 k=min(settings.neighbours, len(train_source)),
                 temperature=settings.temperature,
                 weights=settings.weights,
@@ -266,6 +289,7 @@ def _robustness(
     settings: Evaluate,
     report: Report,
     train: Mapping[str, np.ndarray],
+    whiten: Mapping[str, Whiten],
     train_source: Source,
     test_source: Source,
     severities: Sequence[int],
@@ -277,14 +301,18 @@ def _robustness(
 
     def classifiers(name: str, scores: Scores) -> dict[str, Classify]:
         assert scores.linear is not None  # there are labels
-        vote = partial(
-            knn_classify,
-            train[name],
-            labels,
-            k=report.k,
-            temperature=settings.temperature,
-            weights=settings.weights,
-        )
+        near = whiten[name](train[name])
+
+        def vote(features: np.ndarray) -> np.ndarray:
+            return knn_classify(
+                near,
+                labels,
+                whiten[name](features),
+                k=report.k,
+                temperature=settings.temperature,
+                weights=settings.weights,
+            )
+
         return {"knn": vote, "linear": fit_linear(train[name], labels, l2=scores.linear.l2).predict}
 
     return measure_robustness(
@@ -381,6 +409,10 @@ def _draw_neighbours(
 
 def _passed_over(run: RestoredRun) -> list[str]:
     return [f"note: passed over a checkpoint: {reason}" for reason in run.passed_over]
+
+
+def _describe_whitening(dims: int) -> str:
+    return f"Neighbours are those of whitened features: at most {dims} principal directions each."
 
 
 def _describe_retrieval(retrieval: Mapping[str, Mapping[str, float]]) -> str:

@@ -112,6 +112,9 @@ class Evaluate:
     """Whether nearer neighbours have more of a vote."""
     temperature: float = 0.07
     """A neighbour votes with exp(similarity / temperature)."""
+    whiten: int | None = None
+    """Principal directions of the training features, scaled to the same variance, that nearest
+    neighbours are looked for in, by kNN and in retrieval; None: features as they are."""
     labels_per_class: tuple[int, ...] = (1, 5, 10)
     """Numbers of labels a class for label efficiency."""
     paired: bool = False
@@ -125,6 +128,8 @@ class Evaluate:
         for name in ("neighbours", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"evaluate.{name} must be at least 1, got {getattr(self, name)}")
+        if self.whiten is not None and self.whiten < 1:
+            raise ValueError(f"evaluate.whiten must be at least 1, or None, got {self.whiten}")
         if not self.temperature > 0:
             raise ValueError(f"evaluate.temperature must be positive, got {self.temperature}")
         names = [transfer.name for transfer in self.transfer]

@@ -53,6 +53,23 @@ def test_every_score_is_that_of_its_function(report):
     assert (report.train_examples, report.test_examples, report.k) == (300, 100, 5)
 
 
+def test_neighbours_may_be_looked_for_among_other_features(report):
+    near = TRAIN[:, :20], TEST[:, :20]
+    found = measure_representations(
+        {"raw input": (TRAIN, TEST), "untrained encoder": RANDOM},
+        TRAIN_LABELS,
+        TEST_LABELS,
+        near={"raw input": near},
+        k=5,
+        draws=3,
+        seed=4,
+    )
+    raw, untrained = found.scores["raw input"], found.scores["untrained encoder"]
+    assert raw.knn == knn_accuracy(near[0], TRAIN_LABELS, near[1], TEST_LABELS, k=5)
+    assert raw.linear == report.scores["raw input"].linear
+    assert untrained == report.scores["untrained encoder"]
+
+
 def test_report_is_json(report):
     data = json.loads(json.dumps(report.as_dict()))
     assert data["scores"]["raw input"]["few_labels"][1]["labels_per_class"] == 5
