@@ -1,7 +1,8 @@
 """DINO, ViT-S/16, 100 epochs of ImageNet (published: 69.3 % 20-NN, 74.0 % linear); not run here.
 
-Published with drop path 0.1 and small crops that are never solarized; here paths are not dropped,
-and small crops are solarized once in five times, as the second full-size view.
+Published with small crops that are never solarized, and with the norm of each parameter's gradient
+clipped; here small crops are solarized once in five times, as the second full-size view, and the
+norm of the whole gradient is clipped.
 """
 
 from jaxcl import augment, data, encoders, methods, training
@@ -21,7 +22,7 @@ def config() -> training.Experiment:
             blur=0.5,
         ),
         method=methods.DINO(
-            encoder=encoders.ViT("small", patch=16),
+            encoder=encoders.ViT("small", patch=16, drop_path=0.1),
             projector=encoders.dino_projector(),
             target_temperature=methods.Linear(0.04, 0.07, until=30 / 100),
             frozen=1 / 100,
@@ -29,7 +30,7 @@ def config() -> training.Experiment:
         optimizer=training.AdamW(
             learning_rate=5e-4, weight_decay=0.04, final_weight_decay=0.4, clip_norm=3.0
         ),
-        schedule=training.Schedule(warmup_epochs=10, final=0.002),
+        schedule=training.Schedule(warmup_epochs=10, final=5e-4),
         train=training.Train(batch_size=1024, epochs=100),
         run=training.Run(workers=12, checkpoint_every=2000),
         evaluate=training.Evaluate(

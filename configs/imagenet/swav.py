@@ -1,5 +1,8 @@
 """SwAV, ResNet-50, 400 epochs of ImageNet, batch 256 with a queue (published: 74.3 % linear);
-not run here."""
+not run here.
+
+Published with LARC around SGD; here SGD alone, with the same learning rate.
+"""
 
 from jaxcl import augment, data, encoders, methods, training
 

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcl.choices import check_choices
 from jaxcl.encoders.drop_path import DropPath, drop_path_rates
 from jaxcl.encoders.feature_maps import keep_feature_map
 
@@ -72,6 +73,7 @@ class ConvNeXt(nn.Module):
         Raises:
           ValueError: for an image that is too small, or another rank or number of channels.
         """
+        check_choices(self)
         width, depths = self._dimensions()
         self._check(images, self.patch * 2 ** (len(depths) - 1))
         conv = partial(nn.Conv, padding="VALID", kernel_init=_START, dtype=self.dtype)

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcl.choices import check_choices
 from jaxcl.encoders.norm import BatchNorm
 
 
@@ -52,6 +53,7 @@ class MLP(nn.Module):
         Returns:
           [N, widths[-1]] in float32.
         """
+        check_choices(self)
         if not self.widths or min(self.widths) < 0:
             raise ValueError(
                 f"MLP widths are {self.widths}: give the width of each layer, as in (128, 64)"

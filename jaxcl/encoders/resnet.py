@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcl.choices import check_choices
 from jaxcl.encoders.feature_maps import keep_feature_map
 from jaxcl.encoders.norm import BatchNorm
 
@@ -75,6 +76,7 @@ class ResNet(nn.Module):
           ValueError: for another depth, rank or number of channels, or a bottleneck factor where
             blocks have no bottleneck.
         """
+        check_choices(self)
         if self.depth not in _BLOCKS:
             raise ValueError(f"ResNet depth {self.depth}: choose one of {sorted(_BLOCKS)}")
         if self.bottleneck_factor != 1 and self.depth < 50:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcl.choices import check_choices
 from jaxcl.encoders.drop_path import DropPath, drop_path_rates
 
 _SIZES = {  # width, depth, heads
@@ -90,6 +91,7 @@ class ViT(nn.Module):
           ValueError: for a patch that does not divide the image, another rank or number of
             channels, or dimensions that do not fit.
         """
+        check_choices(self)
         width, depth, heads = self._dimensions()
         self._check(images)
         grid = (images.shape[1] // self.patch, images.shape[2] // self.patch)

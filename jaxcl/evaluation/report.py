@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,7 @@ from jaxcl.evaluation.geometry import alignment, effective_rank, rankme, spread,
 from jaxcl.evaluation.knn import Weights, knn_accuracy
 from jaxcl.evaluation.linear import L2_GRID, LinearProbe, linear_probe
 from jaxcl.evaluation.validation import as_features, as_labels
+from jaxcl.evaluation.whitening import fit_whitening
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,6 +28,7 @@ class Scores:
 
     width: int
     knn: float | None
+    whitened_knn: float | None
     linear: LinearProbe | None
     few_labels: tuple[FewLabels, ...]
     alignment: float | None
@@ -61,10 +64,10 @@ def measure_representations(
     test_labels: ArrayLike | None = None,
     *,
     views: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None,
-    near: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None,
     k: int = 20,
     temperature: float = 0.07,
     weights: Weights = "distance",
+    whiten: int | None = None,
     l2: float | Sequence[float] = L2_GRID,
     labels_per_class: Sequence[int] = (1, 5, 10),
     draws: int = 10,
@@ -78,11 +81,11 @@ def measure_representations(
       train_labels: [N] int >= 0, or None: geometry only.
       test_labels: [M] int >= 0, or None with `train_labels`.
       views: name to features of two views of the same examples ([V, D], [V, D]), for alignment.
-      near: name to the features that `knn_accuracy` compares, where these are others, such as
-        whitened ones: ([N, K], [M, K]).
       k: neighbours of `knn_accuracy`.
       temperature: of `knn_accuracy`.
       weights: of `knn_accuracy`.
+      whiten: directions of `fit_whitening`, fitted on the training features, for `knn_accuracy` of
+        whitened features too; None: leave it out.
       l2: of `linear_probe`.
       labels_per_class: of `label_efficiency`.
       draws: of `label_efficiency`.
@@ -103,10 +106,9 @@ def measure_representations(
             f"{lacking} is None: accuracies need labels of both parts. Give both, or neither for "
             "the measures that need none"
         )
-    for what, given in (("views", views), ("near", near)):
-        unknown = set(given or ()) - set(representations)
-        if unknown:
-            raise ValueError(f"{what} names {sorted(unknown)}, which representations does not")
+    unknown = set(views or ()) - set(representations)
+    if unknown:
+        raise ValueError(f"views names {sorted(unknown)}, which representations does not")
 
     sizes = {
         name: np.shape(train)[:1] + np.shape(test)[:1]
@@ -131,10 +133,10 @@ def measure_representations(
                 train_labels,
                 test_labels,
                 pair=(views or {}).get(name),
-                near=(near or {}).get(name, (train, test)),
                 k=k,
                 temperature=temperature,
                 weights=weights,
+                whiten=whiten,
                 l2=l2,
                 labels_per_class=labels_per_class,
                 draws=draws,
@@ -152,10 +154,10 @@ def _measure(
     test_labels: ArrayLike | None,
     *,
     pair: tuple[ArrayLike, ArrayLike] | None,
-    near: tuple[ArrayLike, ArrayLike],
     k: int,
     temperature: float,
     weights: Weights,
+    whiten: int | None,
     l2: float | Sequence[float],
     labels_per_class: Sequence[int],
     draws: int,
@@ -164,24 +166,22 @@ def _measure(
     train = as_features("training features", train)
     test = as_features("test features", test, width=train.shape[1])
     knn: float | None = None
+    whitened_knn: float | None = None
     linear: LinearProbe | None = None
     few: tuple[FewLabels, ...] = ()
     if train_labels is not None and test_labels is not None:
         parts = train, train_labels, test, test_labels
-        knn = knn_accuracy(
-            near[0],
-            train_labels,
-            near[1],
-            test_labels,
-            k=k,
-            temperature=temperature,
-            weights=weights,
-        )
+        vote = partial(knn_accuracy, k=k, temperature=temperature, weights=weights)
+        knn = vote(*parts)
+        if whiten is not None:
+            whitening = fit_whitening(train, whiten)
+            whitened_knn = vote(whitening(train), train_labels, whitening(test), test_labels)
         linear = linear_probe(*parts, l2=l2, seed=seed)
         few = label_efficiency(*parts, labels_per_class=labels_per_class, draws=draws, seed=seed)
     return Scores(
         width=test.shape[1],
         knn=knn,
+        whitened_knn=whitened_knn,
         linear=linear,
         few_labels=few,
         alignment=alignment(*pair) if pair is not None else None,
@@ -202,13 +202,14 @@ def report_cells(report: Report) -> tuple[list[str], list[list[str]]]:
       (headers, rows), rows in the report's order.
     """
     counts = [few.labels_per_class for few in next(iter(report.scores.values())).few_labels]
-    headers = ["representation", "kNN", "linear"]
+    headers = ["representation", "kNN", "kNN whitened", "linear"]
     headers += [f"{count} label{'s'[: count != 1]}" for count in counts]
     headers += ["alignment", "uniformity", "RankMe"]
     rows = [
         [
             name + (" (collapsed)" if score.collapsed else ""),
             _percent(score.knn),
+            _percent(score.whitened_knn),
             _linear(score.linear),
             *(f"{100 * few.mean:.1f}±{100 * few.std:.1f}" for few in score.few_labels),
             _decimal(score.alignment, 3),

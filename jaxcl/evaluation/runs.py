@@ -50,8 +50,6 @@ _ALIGNED = 512  # test examples whose views are compared
 _CORRUPTED = 2000  # test examples that are corrupted, at most: in up to 70 ways each
 _CLASSIFIERS = {"knn": "kNN", "linear": "linear"}
 
-Whiten = Callable[[np.ndarray], np.ndarray]
-"""Of features [N, F] to those that are compared [N, K]."""
 Accuracies = dict[str, dict[str, float]]
 """By representation and classifier."""
 
@@ -100,30 +98,25 @@ def _evaluate(run: RestoredRun, directory: Path, severities: Sequence[int]) -> s
     train = embed_source(encoders, train_source, settings.batch_size)
     test = embed_source(encoders, test_source, settings.batch_size)
     representations = {name: (train[name], test[name]) for name in encoders}
-    whiten = _whitenings(train, settings.whiten)
-    near = {name: (whiten[name](train[name]), whiten[name](test[name])) for name in encoders}
     report = measure_representations(
         representations,
         train_source.labels,
         test_source.labels,
         views=_view_features(encoders, run, test_source),
-        near=near,
         k=min(settings.neighbours, len(train_source)),
         temperature=settings.temperature,
         weights=settings.weights,
+        whiten=settings.whiten,
         labels_per_class=settings.labels_per_class,
     )
-    retrieval = _retrieval(near) if settings.paired else {}
+    retrieval = _retrieval(representations, settings.whiten) if settings.paired else {}
     robustness = (
-        _robustness(
-            encoders, settings, report, train, whiten, train_source, test_source, severities
-        )
+        _robustness(encoders, settings, report, train, train_source, test_source, severities)
         if severities
         else {}
     )
     transferred = {
-        name: _transferred(encoders, settings, whiten, *sources)
-        for name, sources in transfers.items()
+        name: _transferred(encoders, settings, *sources) for name, sources in transfers.items()
     }
     files = RunDirectory(directory)
     document = {
@@ -138,11 +131,12 @@ def _evaluate(run: RestoredRun, directory: Path, severities: Sequence[int]) -> s
         },
     }
     write_durably(files.evaluation, json.dumps(document, indent=2) + "\n")
-    _draw_neighbours(files.neighbours, train_source, test_source, *near["trained encoder"])
+    _draw_neighbours(
+        files.neighbours, train_source, test_source, *representations["trained encoder"]
+    )
     parts = [
         *_passed_over(run),
         f"Features after step {run.step}:\n\n{report_markdown(report)}",
-        *([_describe_whitening(settings.whiten)] if settings.whiten else []),
         *([_describe_retrieval(retrieval)] if retrieval else []),
         *([_describe_transfer(transferred)] if transferred else []),
         *([_describe_robustness(robustness, len(test_source))] if robustness else []),
@@ -248,19 +242,8 @@ def _open_transfers(run: RestoredRun, settings: Evaluate) -> dict[str, tuple[Sou
     return opened
 
 
-def _whitenings(train: Mapping[str, np.ndarray], dims: int | None) -> dict[str, Whiten]:
-    """What each representation passes before it is compared."""
-    if dims is None:
-        return {name: lambda features: features for name in train}
-    return {name: fit_whitening(features, dims) for name, features in train.items()}
-
-
 def _transferred(
-    encoders: Mapping[str, Embedding],
-    settings: Evaluate,
-    whiten: Mapping[str, Whiten],
-    train_source: Source,
-    test_source: Source,
+    encoders: Mapping[str, Embedding], settings: Evaluate, train_source: Source, test_source: Source
 ) -> Accuracies:
     """Accuracies on other data, as on the run's own."""
     train = embed_source(encoders, train_source, settings.batch_size)
@@ -271,10 +254,7 @@ def _transferred(
         parts = train[name], labels, test[name], truth
         found[name] = {
             "knn": knn_accuracy(
-                whiten[name](train[name]),
-                labels,
-                whiten[name](test[name]),
-                truth,
+                *parts,
                 k=min(settings.neighbours, len(train_source)),
                 temperature=settings.temperature,
                 weights=settings.weights,
@@ -289,7 +269,6 @@ def _robustness(
     settings: Evaluate,
     report: Report,
     train: Mapping[str, np.ndarray],
-    whiten: Mapping[str, Whiten],
     train_source: Source,
     test_source: Source,
     severities: Sequence[int],
@@ -301,18 +280,14 @@ def _robustness(
 
     def classifiers(name: str, scores: Scores) -> dict[str, Classify]:
         assert scores.linear is not None  # there are labels
-        near = whiten[name](train[name])
-
-        def vote(features: np.ndarray) -> np.ndarray:
-            return knn_classify(
-                near,
-                labels,
-                whiten[name](features),
-                k=report.k,
-                temperature=settings.temperature,
-                weights=settings.weights,
-            )
-
+        vote = partial(
+            knn_classify,
+            train[name],
+            labels,
+            k=report.k,
+            temperature=settings.temperature,
+            weights=settings.weights,
+        )
         return {"knn": vote, "linear": fit_linear(train[name], labels, l2=scores.linear.l2).predict}
 
     return measure_robustness(
@@ -366,16 +341,18 @@ def _open(config: SourceConfig) -> Source:
 
 
 def _retrieval(
-    representations: dict[str, tuple[np.ndarray, np.ndarray]],
+    representations: dict[str, tuple[np.ndarray, np.ndarray]], whiten: int | None
 ) -> dict[str, dict[str, float]]:
     """From each training example to its partner among the test examples, columns centred."""
-    return {
-        name: {
-            f"recall_at_{k}": share
-            for k, share in recall_at_k(train, test, ks=(1, 5), centre="columns").items()
-        }
-        for name, (train, test) in representations.items()
-    }
+    found = {}
+    for name, (train, test) in representations.items():
+        recalls = recall_at_k(train, test, ks=(1, 5), centre="columns")
+        found[name] = {f"recall_at_{k}": share for k, share in recalls.items()}
+        if whiten is not None:
+            whitening = fit_whitening(train, whiten)
+            recalls = recall_at_k(whitening(train), whitening(test), ks=(1, 5), centre="columns")
+            found[name] |= {f"whitened_recall_at_{k}": share for k, share in recalls.items()}
+    return found
 
 
 def _draw_neighbours(
@@ -411,15 +388,17 @@ def _passed_over(run: RestoredRun) -> list[str]:
     return [f"note: passed over a checkpoint: {reason}" for reason in run.passed_over]
 
 
-def _describe_whitening(dims: int) -> str:
-    return f"Neighbours are those of whitened features: at most {dims} principal directions each."
-
-
 def _describe_retrieval(retrieval: Mapping[str, Mapping[str, float]]) -> str:
-    lines = [
-        f"  {name}: R@1 {recalls['recall_at_1']:.3f}, R@5 {recalls['recall_at_5']:.3f}"
-        for name, recalls in retrieval.items()
-    ]
+    lines = []
+    for name, recalls in retrieval.items():
+        lines.append(
+            f"  {name}: R@1 {recalls['recall_at_1']:.3f}, R@5 {recalls['recall_at_5']:.3f}"
+        )
+        if "whitened_recall_at_1" in recalls:
+            lines[-1] += (
+                f"; whitened {recalls['whitened_recall_at_1']:.3f}, "
+                f"{recalls['whitened_recall_at_5']:.3f}"
+            )
     return "\n".join(["Pairs found, from training to test examples:", *lines])
 
 

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from jaxcl.evaluation.validation import as_features, check_count
 
-_NO_VARIANCE = 1e-6  # of the largest; less is rounding in float32
+_ROUNDING = float(np.finfo(np.float32).eps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +28,13 @@ class Whitening:
 
 
 def fit_whitening(features: ArrayLike, dims: int) -> Whitening:
-    """Fits scikit-learn's PCA.
+    """Principal directions by the eigenvectors of the covariance, in float64.
 
     Args:
-      features: [N, D], N >= 2.
-      dims: principal directions to keep; those without variance are left out, so that K may be
-        less. Features that are all equal become one zero.
+      features: [N, D], N >= 2, and many more than `dims`: N rows whitened to N - 1 dimensions are
+        all equally far from one another.
+      dims: how many directions of most variance to keep; those that vary by no more than rounding
+        are left out, so that K may be less. Features that are all equal become one zero.
 
     Returns:
       What whitens these features, and others of the same encoder.
@@ -46,16 +47,18 @@ def fit_whitening(features: ArrayLike, dims: int) -> Whitening:
       >>> fit_whitening(features, 2)(features).std(axis=0, ddof=1).round(3)
       array([1., 1.], dtype=float32)
     """
-    from sklearn.decomposition import PCA
+    from scipy.linalg import eigh
 
     rows = as_features("features", features)
     check_count("dims", dims)
-    if len(rows) < 2:
-        raise ValueError("features hold one example, expected at least 2 to whiten them")
-    if not np.ptp(rows, axis=0).any():
-        return Whitening(rows[0], np.zeros((rows.shape[1], 1), np.float32))
-    fitted = PCA(min(dims, *rows.shape), random_state=0).fit(rows)
-    variances = fitted.explained_variance_
-    kept = variances > _NO_VARIANCE * variances[0]
-    directions = fitted.components_[kept] / np.sqrt(variances[kept])[:, None]
-    return Whitening(fitted.mean_.astype(np.float32), directions.T.astype(np.float32))
+    count, width = rows.shape
+    if count < 2:
+        raise ValueError("one example cannot be whitened, expected at least 2")
+    covariance = np.atleast_2d(np.cov(rows, rowvar=False, dtype=np.float64))
+    first = width - min(dims, width, count - 1)
+    variances, vectors = eigh(covariance, subset_by_index=(first, width - 1))  # ascending
+    kept = np.flatnonzero(variances > (_ROUNDING * np.abs(rows).max()) ** 2)[::-1]
+    mean = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
+    if not kept.size:
+        return Whitening(mean, np.zeros((width, 1), np.float32))
+    return Whitening(mean, (vectors[:, kept] / np.sqrt(variances[kept])).astype(np.float32))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl import memory
+from jaxcl.choices import check_choices
 from jaxcl.losses import info_nce
 from jaxcl.methods.health import contrast_health, spread_health
 from jaxcl.methods.method import (
@@ -15,7 +16,6 @@ from jaxcl.methods.method import (
     Method,
     Metrics,
     Params,
-    check_choices,
     check_momentum,
     check_positive,
     example_numbers,

@@ -2,7 +2,6 @@
 
 import abc
 import dataclasses
-import typing
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -218,18 +217,6 @@ def check_positive(method: Method, **values: Any) -> None:
     for name, value in values.items():
         if isinstance(value, int | float) and not value > 0:
             raise ValueError(f"{type(method).__name__}: {name} must be positive, got {value}")
-
-
-def check_choices(method: Method) -> None:
-    """Raises where a field of a `Literal` type holds none of its words."""
-    for name, hint in typing.get_type_hints(type(method)).items():
-        if typing.get_origin(hint) is typing.Literal:
-            words, value = typing.get_args(hint), getattr(method, name)
-            if value not in words:
-                raise ValueError(
-                    f"{type(method).__name__}: {name} is {value!r}, expected "
-                    + " or ".join(map(repr, words))
-                )
 
 
 def check_momentum(method: Method, momentum: Any) -> None:

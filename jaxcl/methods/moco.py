@@ -174,17 +174,25 @@ class MoCo(Method):
                 "keys are not shuffled, so a query shares its group's batch statistics with the "
                 "key that is to be found: set method.shuffle"
             )
-        has_norm = getattr(self.encoder, "batch_norm", True)
-        if has_norm and getattr(self.encoder, "batch_norm_groups", 1) is None:
-            notices.append(
-                "the encoder's batch statistics are those of the whole batch, which tell MoCo's "
-                "keys from its queue: set method.encoder.batch_norm_groups"
-            )
-        return notices
+        return notices + _leaking_statistics(encoder=self.encoder, projector=self.projector)
 
     @property
     def _networks(self) -> dict[str, nn.Module]:
         return chain(encoder=self.encoder, projector=self.projector)
+
+
+def _leaking_statistics(**networks: nn.Module | None) -> list[str]:
+    """Says which networks normalize by statistics that tell the batch's keys from the queue's."""
+    return [
+        f"the {name}'s batch statistics are those of the whole batch, which tell MoCo's keys from "
+        f"its queue: set method.{name}.batch_norm_groups"
+        for name, network in networks.items()
+        if getattr(network, "batch_norm_groups", 1) is None
+        and (
+            getattr(network, "batch_norm", True)
+            or getattr(network, "output_norm", "none") != "none"
+        )
+    ]
 
 
 @jax.tree_util.register_dataclass
@@ -200,8 +208,7 @@ class MoCoV2PlusState(TargetState):
 class MoCoV2Plus(TargetMethod):
     """MoCo v2+ (da Costa et al., 2022, of solo-learn): symmetric, with a queue for each view.
 
-    Keys are not shuffled: give the encoder groups of batch statistics, or statistics across
-    devices.
+    Keys are not shuffled: give the encoder groups of batch statistics.
     """
 
     temperature: float = 0.2
@@ -255,12 +262,13 @@ class MoCoV2Plus(TargetMethod):
 
     def check(self, *, batch_size: int, examples: int) -> list[str]:
         check_queue(self.queue_size, batch_size)
+        notices = _leaking_statistics(encoder=self.encoder, projector=self.projector)
         if self.queue_size > examples:
-            return [
+            notices.append(
                 f"queue_size {self.queue_size} is larger than the data set ({examples} examples): "
                 "a picture's own old keys are among its negatives"
-            ]
-        return []
+            )
+        return notices
 
 
 @dataclasses.dataclass(frozen=True)

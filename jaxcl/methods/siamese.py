@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 
 from jaxcl import memory
+from jaxcl.choices import check_choices
 from jaxcl.losses import info_nce, negative_cosine, nt_xent
 from jaxcl.methods.health import in_batch_health
 from jaxcl.methods.method import (
@@ -14,7 +15,6 @@ from jaxcl.methods.method import (
     Method,
     Metrics,
     Params,
-    check_choices,
     check_positive,
     check_queue,
     two_views,

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl import memory
+from jaxcl.choices import check_choices
 from jaxcl.encoders import MLP
 from jaxcl.losses import dcl, dclw, hard_nt_xent, nt_xent
 from jaxcl.methods.health import contrast_health, spread_health
@@ -16,7 +17,6 @@ from jaxcl.methods.method import (
     Method,
     Metrics,
     Params,
-    check_choices,
     check_momentum,
     check_positive,
     two_views,

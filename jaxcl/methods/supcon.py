@@ -13,8 +13,8 @@ from jaxcl.methods.health import in_batch_health
 from jaxcl.methods.method import Batch, Method, Metrics, Params, check_positive, two_views
 from jaxcl.methods.networks import chain, forward, init_networks
 
-_OFTEN = 1e-3
-"""Share of batches of one class from which on it is said."""
+_OFTEN, _TOO_OFTEN = 1e-3, 0.1
+"""Shares of batches of one class from which on it is said, and refused."""
 
 
 @jax.tree_util.register_dataclass
@@ -119,6 +119,11 @@ class SupCon(Method):
                 "negatives: give data of two classes or more, or choose a method without labels"
             )
         alone = float(np.sum((counts / len(labels)) ** batch_size))  # as if drawn independently
+        if alone > _TOO_OFTEN:
+            raise ValueError(
+                f"SupCon: about {alone:.0%} of the batches of {batch_size} are of one class, which "
+                "have no negatives: set train.batch_size higher"
+            )
         if alone > _OFTEN:
             return [
                 f"about {alone:.1%} of the batches of {batch_size} are of one class, which have no "

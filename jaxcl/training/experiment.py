@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 from jaxcl.augment import Views
+from jaxcl.choices import check_choices
 from jaxcl.data import Source, SourceConfig
 from jaxcl.methods import Method
 from jaxcl.training.devices import Mapping
@@ -59,6 +60,7 @@ class Run:
     """Keep the checkpoints of steps divisible by this for good, too."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for name in ("prefetch", "log_every", "checkpoint_every", "keep_last"):
             if getattr(self, name) < 1:
                 raise ValueError(f"run.{name} must be at least 1, got {getattr(self, name)}")
@@ -113,8 +115,8 @@ class Evaluate:
     temperature: float = 0.07
     """A neighbour votes with exp(similarity / temperature)."""
     whiten: int | None = None
-    """Principal directions of the training features, scaled to the same variance, that nearest
-    neighbours are looked for in, by kNN and in retrieval; None: features as they are."""
+    """Number of principal directions, fitted on `train`, for kNN and retrieval by whitened features
+    too, beside those by features as they are; None: leave these out."""
     labels_per_class: tuple[int, ...] = (1, 5, 10)
     """Numbers of labels a class for label efficiency."""
     paired: bool = False
@@ -125,6 +127,7 @@ class Evaluate:
     """Examples embedded at once."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for name in ("neighbours", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"evaluate.{name} must be at least 1, got {getattr(self, name)}")

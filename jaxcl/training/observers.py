@@ -195,7 +195,8 @@ class Verdict:
         if mean.get("embedding_std", 1.0) < 0.1 or self._stays_on_a_line():
             alarms.append(
                 "the embeddings have collapsed: they hardly differ between examples. Look at the "
-                "learning rate, the temperature and, without negatives, the predictor"
+                "learning rate, the temperature, the target's momentum and, without negatives, the "
+                "predictor and where gradients stop"
             )
         elif mean.get("chance_loss", 0.0) > 0 and self._stays_at(0.98 * mean["chance_loss"]):
             alarms.append(

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxcl.choices import check_choices
+
 Mask: TypeAlias = Callable[[Any], Any]
 """From parameters to a tree of bools."""
 
@@ -29,6 +31,7 @@ class Schedule:
     """What `steps` multiplies by."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if self.warmup_epochs < 0:
             raise ValueError(f"schedule.warmup_epochs must not be negative: {self.warmup_epochs}")
 
@@ -73,6 +76,7 @@ class Optimizer(abc.ABC):
     """Networks whose learning rate stays at its peak, such as ("predictor",) of SimSiam."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if not self.learning_rate > 0:
             raise ValueError(f"optimizer.learning_rate must be positive, got {self.learning_rate}")
         if self.weight_decay < 0:

@@ -27,15 +27,16 @@ def count(encoder, size=224):
 
 
 @pytest.mark.parametrize(
-    ("size", "width", "depth"), [("tiny", 192, 12), ("small", 384, 12), ("large", 1024, 24)]
+    ("size", "width", "depth"),
+    [("tiny", 192, 12), ("small", 384, 12), ("base", 768, 12), ("large", 1024, 24)],
 )
 def test_parameters_are_as_many_as_the_layers_have(size, width, depth):
     block = 4 * width + (3 + 1 + 4 + 4) * width**2 + (3 + 1 + 4 + 1) * width
     patches = (16 * 16 * 3 + 1) * width
     expected = patches + width + 197 * width + depth * block + 2 * width
     assert count(ViT(size)) == expected
-    # What timm's vit_tiny, small and large_patch16_224 have without a classifier.
-    timm = {"tiny": 5_524_416, "small": 21_665_664, "large": 303_301_632}
+    # What timm's vit_tiny, small, base and large_patch16_224 have without a classifier.
+    timm = {"tiny": 5_524_416, "small": 21_665_664, "base": 85_798_656, "large": 303_301_632}
     assert expected == timm[size]
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 
@@ -9,6 +10,7 @@ from sklearn.datasets import load_digits
 from jaxcl.evaluation import (
     alignment,
     effective_rank,
+    fit_whitening,
     knn_accuracy,
     label_efficiency,
     linear_probe,
@@ -53,21 +55,27 @@ def test_every_score_is_that_of_its_function(report):
     assert (report.train_examples, report.test_examples, report.k) == (300, 100, 5)
 
 
-def test_neighbours_may_be_looked_for_among_other_features(report):
-    near = TRAIN[:, :20], TEST[:, :20]
+def test_neighbours_of_whitened_features_stand_beside_the_others(report):
     found = measure_representations(
         {"raw input": (TRAIN, TEST), "untrained encoder": RANDOM},
         TRAIN_LABELS,
         TEST_LABELS,
-        near={"raw input": near},
+        views={"raw input": (TEST, TEST[:, ::-1])},
         k=5,
         draws=3,
         seed=4,
+        whiten=20,
     )
-    raw, untrained = found.scores["raw input"], found.scores["untrained encoder"]
-    assert raw.knn == knn_accuracy(near[0], TRAIN_LABELS, near[1], TEST_LABELS, k=5)
-    assert raw.linear == report.scores["raw input"].linear
-    assert untrained == report.scores["untrained encoder"]
+    whitening = fit_whitening(RANDOM[0], 20)
+    whitened = knn_accuracy(
+        whitening(RANDOM[0]), TRAIN_LABELS, whitening(RANDOM[1]), TEST_LABELS, k=5
+    )
+    assert found.scores["untrained encoder"].whitened_knn == whitened
+    for name, score in report.scores.items():
+        assert score.whitened_knn is None
+        assert dataclasses.replace(found.scores[name], whitened_knn=None) == score
+    assert "kNN whitened" in report_markdown(found)
+    assert "kNN whitened" not in report_markdown(report)
 
 
 def test_report_is_json(report):

@@ -11,16 +11,7 @@ from method_cases import make_methods
 
 from jaxcl import encoders
 from jaxcl.encoders import MLP
-from jaxcl.methods import (
-    NNCLR,
-    Batch,
-    Cosine,
-    InstanceDiscrimination,
-    MoCo,
-    MoCoV3,
-    PlainMemory,
-    SimCLR,
-)
+from jaxcl.methods import Batch, Cosine, MoCo, MoCoV3, PlainMemory, SimCLR
 from jaxcl.methods.health import contrast_health, spread_health
 from jaxcl.methods.target import move_target
 
@@ -361,16 +352,6 @@ def test_health_looks_at_the_first_queries_only():
         (lambda: SimCLR(ENCODER, temperature=-1.0), "SimCLR: temperature"),
         (lambda: MoCo(ENCODER, queue_size=0), "queue_size must be positive"),
         (lambda: PlainMemory(ENCODER, memory_size=10, negatives=11), "11 negatives cannot come"),
-        (lambda: SimCLR(ENCODER, contrast="ntxent"), "contrast is 'ntxent', expected 'nt_xent' or"),
-        (
-            lambda: NNCLR(ENCODER, contrast="dcl"),
-            "NNCLR: contrast is 'dcl', expected 'info_nce' or",
-        ),
-        (lambda: PlainMemory(ENCODER, choose="hard"), "expected 'random' or 'hardest'"),
-        (
-            lambda: InstanceDiscrimination(ENCODER, bank_size=9, contrast="NCE"),
-            "'softmax' or 'nce'",
-        ),
         (lambda: SimCLR(ENCODER, embed_layers=1), "there is none"),
         (lambda: SimCLR(ENCODER, queue_size=-1), "queue_size must be 0 .none. or more, got -1"),
         (

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from jaxcl import encoders
 from jaxcl.cli import load_config
 from jaxcl.training import train
 from jaxcl.training.observers import Verdict
@@ -54,6 +55,11 @@ def test_batch_statistics_that_leak_are_named_before_the_first_step():
     of_all = dataclasses.replace(quickstart.method.encoder, batch_norm_groups=None)
     [notice] = set_up(changed("quickstart", encoder=of_all)).notices
     assert "the encoder's batch statistics are those of the whole batch" in notice
+    normed = encoders.simclr_v1_projector(64)
+    [notice] = set_up(changed("quickstart", projector=normed)).notices
+    assert "the projector's batch statistics are those of the whole batch" in notice
+    [notice] = set_up(changed("digits/moco_v2_plus", encoder=of_all)).notices
+    assert "set method.encoder.batch_norm_groups" in notice
     [notice] = set_up(changed("quickstart", shuffle=False)).notices
     assert "keys are not shuffled" in notice
     assert set_up(changed("quickstart")).notices == ()

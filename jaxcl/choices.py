@@ -1,0 +1,29 @@
+"""Options that are words: a wrong one is refused, not taken for another."""
+
+import typing
+from typing import Any
+
+
+def check_choices(owner: Any) -> None:
+    """Raises where a field with a `Literal` type holds a word that is none of its own.
+
+    Args:
+      owner: a dataclass or a linen module.
+
+    Raises:
+      ValueError: naming the field, what it holds and what was expected.
+    """
+    for name, words in _choices(type(owner)).items():
+        value = getattr(owner, name)
+        if isinstance(value, str) and value not in words:
+            expected = " or ".join(map(repr, words))
+            raise ValueError(f"{type(owner).__name__}: {name} is {value!r}, expected {expected}")
+
+
+def _choices(kind: type) -> dict[str, tuple[Any, ...]]:
+    hints = typing.get_type_hints(kind)
+    return {
+        name: typing.get_args(hint)
+        for name, hint in hints.items()
+        if typing.get_origin(hint) is typing.Literal
+    }
