@@ -4,10 +4,10 @@
     python benchmarks/budgets.py configs/emoji_best.py --epochs 10 100 1000 --out runs/emoji_best
 
 Each budget is a run of its own, with its own schedule, trained and evaluated as `jaxcl train` does,
-in OUT/EPOCHS; a run that was stopped goes on, a finished one is evaluated again only. Printed are the
-trained encoder's figures beside those of raw input and of the untrained encoder; OUT/budgets.png
-draws them over the minutes of training, and the losses over epochs. Minutes are those that the
-logged rates make of the steps; evaluating is left out.
+in OUT/EPOCHS; a run that was stopped goes on, a finished one is evaluated again only. Printed are
+the trained encoder's figures beside those of raw input and of the untrained encoder;
+OUT/budgets.png draws them over the minutes of training, and the losses over epochs. Minutes are
+those that the logged rates make of the steps; evaluating is left out.
 """
 
 import argparse

@@ -114,10 +114,14 @@ class MMCR(Criterion):
 class WMSE(Criterion):
     """`jaxcl.losses.w_mse` (Ermolov et al., 2021), whitened over the whole batch."""
 
+    epsilon: float = 1e-4
+    """Share of the identity in the correlations, 0 to 1, so that any batch can be whitened."""
+
     def __call__(
         self, views: Sequence[jax.Array], state: Any, *, axis_name: str | None = None
     ) -> tuple[jax.Array, Any]:
-        return losses.w_mse(jnp.stack(views), axis_name=axis_name).mean(), state
+        rows = losses.w_mse(jnp.stack(views), epsilon=self.epsilon, axis_name=axis_name)
+        return rows.mean(), state
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from lightly import loss as losses
+from lightly.loss.hypersphere_loss import HypersphereLoss
 from lightly.models.modules import SwaVPrototypes
 from lightly.models.modules.nn_memory_bank import NNMemoryBankModule
 from torch.nn import functional
@@ -18,7 +19,14 @@ from torch.nn import functional
 GOLDEN = Path(__file__).with_name("method_trajectories.npz")
 STEPS, ROWS, INPUT, HIDDEN, WIDTH = 30, 16, 24, 32, 12
 TEMPERATURE, TARGET_MOMENTUM, QUEUE, PROTOTYPES = 0.2, 0.99, 48, 10
-LEARNING_RATES = {"simsiam": 0.1, "barlow_twins": 0.01, "vicreg": 0.002, "swav": 0.5, "dino": 0.1}
+LEARNING_RATES = {
+    "simsiam": 0.1,
+    "barlow_twins": 0.01,
+    "vicreg": 0.002,
+    "swav": 0.5,
+    "dino": 0.1,
+    "mmcr": 0.02,
+}
 SGD_MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4
 
 torch.set_default_dtype(torch.float64)
@@ -42,7 +50,7 @@ def layers_of(network, names):
 class Case:
     """Encoder, predictor, a target and what a step's loss is of them and the views."""
 
-    views = 2
+    views, rows = 2, ROWS
 
     def __init__(self, random):
         self.encoder = perceptron(random, INPUT)
@@ -150,6 +158,32 @@ class TiCo(OfViews):
         return self.criterion(self.encoder(first), self.target(second).detach())
 
 
+class MMCR(OfViews):
+    """Of unit embeddings, as in the paper; lightly leaves that to the network."""
+
+    def make(self):
+        return losses.MMCRLoss(lmda=0.005)
+
+    def loss(self, views):
+        one, other = (functional.normalize(self.encoder(view), dim=1) for view in views)
+        return self.criterion(one[:, None], other[:, None])
+
+
+class WMSE(OfViews):
+    rows = 40  # whitening wants twice as many as dimensions, and float32 wants more
+
+    def make(self):
+        return losses.WMSELoss(embedding_dim=WIDTH, w_size=self.rows)
+
+    def loss(self, views):
+        return self.criterion(torch.cat([self.encoder(view) for view in views]))
+
+
+class AlignUniform(OfViews):
+    def make(self):
+        return HypersphereLoss(t=2.0)
+
+
 class SwAV(Case):
     """Two views that are assigned, two more that predict, and a queue of past embeddings."""
 
@@ -225,6 +259,9 @@ CASES = {
     "swav": SwAV,
     "dino": DINO,
     "nnclr_nt_xent": NNCLRBothWays,
+    "mmcr": MMCR,
+    "w_mse": WMSE,
+    "align_uniform": AlignUniform,
 }
 
 
@@ -233,7 +270,7 @@ def main() -> None:
     for number, (name, make) in enumerate(CASES.items()):
         random = np.random.default_rng(number)
         case = make(random)
-        base = random.normal(size=(STEPS, ROWS, INPUT))
+        base = random.normal(size=(STEPS, case.rows, INPUT))
         views = [base + 0.5 * random.normal(size=base.shape) for _ in range(case.views)]
         views = [view.astype(np.float32) for view in views]
         rate = LEARNING_RATES.get(name, 0.05)
