@@ -4,6 +4,7 @@ Every method has its published losses and heads, at widths that suit the small e
 """
 
 import dataclasses
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -149,7 +150,9 @@ def train(name: str, task: Task, seed: int) -> tuple[Callable[[np.ndarray], np.n
     """
     experiment = make_experiment(name, task, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
-        training.train(experiment, Path(folder), console=Console(quiet=True))
+        outcome = training.train(experiment, Path(folder), console=Console(quiet=True))
+        for alarm in outcome.alarms:  # of a healthy run there is none
+            print(f"{name}, seed {seed}: {alarm}", file=sys.stderr)
         state = training.restore_run(Path(folder)).state
         history = [row["loss"] for row in training.read_metrics(Path(folder) / "metrics.jsonl")]
     program = jax.jit(lambda x: experiment.method.embed(state.params, state.method, x))

@@ -134,6 +134,25 @@ def test_first_20_losses_agree_on_any_devices_under_both_mappings(tmp_path, quie
         np.testing.assert_allclose(ours, reference, rtol=0, atol=1e-5, err_msg=str(which))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [methods.SwAV, methods.DINO])
+def test_small_crops_train_in_the_same_step_on_any_devices(tmp_path, quiet, kind):
+    projector = encoders.MLP((16, 8), activation="gelu")
+    experiment = make_experiment(
+        views=augment.multi_crop(augment.crops(8), 4, crops=2, small_scale=(0.1, 0.4)),
+        method=kind(SmoothCNN(), projector, prototypes=10),
+        train=Train(batch_size=64, epochs=5 / 23),
+    )
+    found = {}
+    for devices in (1, 4):
+        directory = tmp_path / str(devices)
+        run = Run(devices=devices, log_every=1)
+        train(dataclasses.replace(experiment, run=run), directory, console=quiet)
+        found[devices] = losses(directory)
+    assert len(found[1]) == 5
+    np.testing.assert_allclose(found[4], found[1], rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("stop", [pytest.param(1, marks=pytest.mark.slow), 7])
 def test_stopped_and_resumed_ends_with_the_very_same_arrays(
     tmp_path, experiment, quiet, monkeypatch, stop
