@@ -9,6 +9,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
 import jax
+import pytest
 
 # jax 0.10 can deadlock in a CPU collective when steps are dispatched without waiting.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
@@ -38,3 +39,11 @@ def pytest_unconfigure(config):
     """Removes the compiled programs when the session ends, not when a worker does."""
     if not hasattr(config, "workerinput"):
         shutil.rmtree(CACHE, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """Of programs that run once: LLVM's optimizations are a third of the time they take."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

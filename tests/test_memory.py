@@ -10,6 +10,8 @@ import pytest
 from jaxcl import memory
 from jaxcl.memory import Bank, Queue
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SIZE, DIM = 7, 3
 
 

@@ -309,7 +309,7 @@ def _check_views(method: Method, batch: Batch, of_full_size: int) -> None:
     sizes = [view.shape[1:] for view in views]
     if any(size != sizes[0] for size in sizes[:of_full_size]):
         raise ValueError(f"{name}: the first {of_full_size} views differ in size: {sizes}")
-    if any(size[0] > sizes[0][0] or size[1] > sizes[0][1] for size in sizes):
+    if any(side > full for size in sizes for side, full in zip(size, sizes[0], strict=True)):
         raise ValueError(
             f"{name}: views of full size come first, but later ones are larger: {sizes}"
         )

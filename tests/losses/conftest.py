@@ -3,7 +3,6 @@
 import pathlib
 from typing import NamedTuple
 
-import jax
 import numpy as np
 import pytest
 
@@ -33,11 +32,3 @@ def golden():
 
     read.cases = {name.split("/")[0] for name in arrays}
     return read
-
-
-@pytest.fixture(scope="module")
-def quick_compilation():
-    """Of programs that run once: LLVM's optimizations are a third of the time they take."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)

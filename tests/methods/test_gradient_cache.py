@@ -10,6 +10,8 @@ from jax.sharding import PartitionSpec as P
 from jaxcl import losses
 from jaxcl.methods import grad_cache
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 N, KEY = 64, jax.random.key(0)
 INPUTS = tuple(jax.random.normal(KEY, (2, N, 7)))
 
