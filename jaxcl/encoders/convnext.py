@@ -99,8 +99,6 @@ class ConvNeXt(nn.Module):
 
     def _dimensions(self) -> tuple[int, tuple[int, ...]]:
         """Channels of the first stage and blocks of each: the size's, or those given."""
-        if self.size not in _SIZES:
-            raise ValueError(f"ConvNeXt size {self.size!r}: choose one of {', '.join(_SIZES)}")
         usual_width, usual_depths = _SIZES[self.size]
         width = usual_width if self.width is None else self.width
         depths = usual_depths if self.depths is None else self.depths

@@ -121,8 +121,6 @@ class ViT(nn.Module):
 
     def _dimensions(self) -> tuple[int, int, int]:
         """Width, depth and heads: the size's, or those given."""
-        if self.size not in _SIZES:
-            raise ValueError(f"ViT size {self.size!r}: choose one of {', '.join(_SIZES)}")
         given = (self.width, self.depth, self.heads)
         width, depth, heads = (
             default if value is None else value

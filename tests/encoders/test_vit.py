@@ -251,7 +251,7 @@ def test_bfloat16():
         ({}, (1, 16, 16, 1), "ViT takes images .* got shape .1, 16, 16, 1."),
         ({"heads": 3}, (1, 16, 16, 3), "heads that divide the width"),
         ({"width": 18, "positions": "sincos"}, (1, 16, 16, 3), "a width that 4 divides, not 18"),
-        ({"size": "giant"}, (1, 16, 16, 3), "ViT size 'giant': choose one of tiny, small"),
+        ({"size": "giant"}, (1, 16, 16, 3), "ViT: size is 'giant', expected 'tiny' or 'small'"),
     ],
 )
 def test_what_does_not_fit_is_named(options, shape, message):
