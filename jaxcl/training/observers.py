@@ -223,6 +223,7 @@ class Verdict:
         if len(rows) < 2 * _WINDOW or not all("effective_rank" in row for row in rows):
             return False
         rank = sum(row["effective_rank"] for row in rows) / len(rows)
+        # SwAV's healthy features are of rank 2 on small data.
         return rank < 1.8 and not self._spread_grows()
 
     def _spread_grows(self) -> bool:

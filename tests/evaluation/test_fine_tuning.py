@@ -12,6 +12,7 @@ import pytest
 from jaxcl import augment, data, encoders, methods, training
 from jaxcl.cli import main
 from jaxcl.data import ArraySource
+from jaxcl.evaluation import fit_whitening, recall_at_k
 from jaxcl.evaluation.fine_tuning import (
     FineTuning,
     class_logits,
@@ -211,6 +212,34 @@ def test_transfer_to_the_same_data_is_the_runs_own_measure(run):
 
 
 @pytest.mark.slow
+def test_pairs_are_found_by_whitened_pixels_too(run, tmp_path):
+    source = data.Digits("test").open()
+    image = np.stack([source[i]["image"] for i in range(len(source))])
+    noise = 60 * np.random.default_rng(0).standard_normal(image.shape)
+    other = np.clip(255.0 * (image / image.max()) + noise, 0, 255).astype(np.uint8)
+    image = (255 * (image / image.max())).astype(np.uint8)
+    np.savez(tmp_path / "pairs.npz", image=image, other=other, label=source.labels)
+    here, there = (
+        data.Arrays(str(tmp_path / "pairs.npz"), image=name, label="label")
+        for name in ("image", "other")
+    )
+    experiment = training.RunDirectory(run).read_experiment()
+    paired = Evaluate(train=here, test=there, labels_per_class=(1,), paired=True, whiten=12)
+    text = evaluate_run(run, dataclasses.replace(experiment, evaluate=paired))
+    assert "; whitened " in text
+    document = json.loads((run / "evaluation.json").read_text())
+    assert document["whiten"] == 12
+    pixels = [images.reshape(len(images), -1) / 255 for images in (image, other)]
+    whitening = fit_whitening(pixels[0], 12)
+    whitened = [whitening(part) for part in pixels]
+    recalls = recall_at_k(*whitened, ks=(1, 5), centre="columns")
+    found = document["retrieval"]["raw input"]
+    assert found["whitened_recall_at_1"] == pytest.approx(recalls[1], abs=0.005)
+    assert found["whitened_recall_at_5"] == pytest.approx(recalls[5], abs=0.005)
+    assert found["recall_at_1"] - found["whitened_recall_at_1"] > 0.05  # they are not the same
+
+
+@pytest.mark.slow
 def test_robustness_is_of_the_same_classifiers(run):
     text = evaluate_run(run, severities=(1, 5))
     assert "mean, % of clean" in text
@@ -234,6 +263,8 @@ def test_severities_and_labels_are_checked(run, capsys):
         evaluate_run(run, changed)
     with pytest.raises(UserError, match="names no test examples"):
         finetune_run(run, dataclasses.replace(experiment, evaluate=None))
+    with pytest.raises(ValueError, match="whiten must be at least 1, or None, got 0"):
+        Evaluate(whiten=0)
     with pytest.raises(ValueError, match="gives one name twice: a, a"):
         Evaluate(transfer=(Transfer("a", *_parts()), Transfer("a", *_parts())))
 

@@ -28,8 +28,7 @@ WEIGHTS = np.random.default_rng(0).standard_normal((64, 64))
 RANDOM = np.maximum(TRAIN @ WEIGHTS, 0), np.maximum(TEST @ WEIGHTS, 0)
 
 
-@pytest.fixture(scope="module")
-def report():
+def measure(**options):
     return measure_representations(
         {"raw input": (TRAIN, TEST), "untrained encoder": RANDOM},
         TRAIN_LABELS,
@@ -38,7 +37,13 @@ def report():
         k=5,
         draws=3,
         seed=4,
+        **options,
     )
+
+
+@pytest.fixture(scope="module")
+def report():
+    return measure()
 
 
 def test_every_score_is_that_of_its_function(report):
@@ -56,16 +61,7 @@ def test_every_score_is_that_of_its_function(report):
 
 
 def test_neighbours_of_whitened_features_stand_beside_the_others(report):
-    found = measure_representations(
-        {"raw input": (TRAIN, TEST), "untrained encoder": RANDOM},
-        TRAIN_LABELS,
-        TEST_LABELS,
-        views={"raw input": (TEST, TEST[:, ::-1])},
-        k=5,
-        draws=3,
-        seed=4,
-        whiten=20,
-    )
+    found = measure(whiten=20)
     whitening = fit_whitening(RANDOM[0], 20)
     whitened = knn_accuracy(
         whitening(RANDOM[0]), TRAIN_LABELS, whitening(RANDOM[1]), TEST_LABELS, k=5

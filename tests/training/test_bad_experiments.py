@@ -37,7 +37,7 @@ CASES = {
         lambda path: with_labels(path, np.arange(120) % 2, train=Train(batch_size=1, epochs=1)),
         "SupCon: a batch of 1 has no negatives",
     ),
-    "SupCon with most batches of one class": (
+    "SupCon with many batches of one class": (
         lambda path: with_labels(path, np.arange(120) % 2, train=Train(batch_size=4, epochs=1)),
         "SupCon: about 12% of the batches of 4 are of one class, which have no negatives",
     ),

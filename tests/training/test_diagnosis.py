@@ -92,5 +92,6 @@ def test_embeddings_that_spread_from_a_line_are_not_collapsed():
     assert alarms([(0.2 + 0.05 * step, 1.4) for step in range(12)]) == []
     assert len(alarms([(0.9 - 0.01 * step, 1.7) for step in range(12)])) == 1
     assert alarms([(0.9 - 0.01 * step, 1.7) for step in range(9)]) == []  # too early to say
+    assert alarms([(0.56, 1.99)] * 12) == []  # of two directions, as SwAV's
     assert len(alarms([(0.05, 20.0)] * 5)) == 1
     assert alarms([(0.8, 5.0)] * 12) == []
