@@ -118,6 +118,19 @@ def test_lookup():
     np.testing.assert_array_equal(np.isnan(outside).all(axis=1), [True, True, False])
 
 
+@pytest.mark.parametrize("outside", [SIZE, -2])
+@pytest.mark.parametrize("kind", [np.array, list])
+def test_known_indices_outside_are_refused(outside, kind):
+    bank = memory.init_bank(jax.random.key(0), SIZE, DIM)
+    message = f"indices has {outside}, expected 0 to {SIZE - 1}"
+    with pytest.raises(ValueError, match=message):
+        memory.lookup(bank, kind([0, outside]))
+    with pytest.raises(ValueError, match=message):
+        memory.refresh(bank, kind([0, outside]), jnp.ones((2, DIM)), momentum=0.5)
+    padded = memory.lookup(bank, kind([0, -1]))
+    np.testing.assert_array_equal(np.isnan(padded).all(axis=1), [False, True])
+
+
 @pytest.mark.parametrize("mapping", ["pmap", "shard_map", "vmap"])
 @pytest.mark.parametrize("count", [1, 2, 4, 8])
 def test_all_devices_take_in_the_rows_of_all(mapping, count):
@@ -280,7 +293,7 @@ def whole_rows(shards, size):
 def test_a_sharded_bank_is_the_bank(size):
     shards, bank = sharded(size, 8)
     np.testing.assert_array_equal(whole_rows(shards, size), bank.embeddings)
-    indices = np.random.default_rng(0).integers(-1, size + 1, (8, 4))  # outside ones, and doubles
+    indices = jax.random.randint(jax.random.key(0), (8, 4), -1, size + 1)  # outside ones, doubles
     new = np.random.default_rng(1).normal(size=(8, 4, DIM)).astype(np.float32)
 
     found = jax.vmap(lambda bank, i: memory.lookup(bank, i, axis_name="d"), axis_name="d")(

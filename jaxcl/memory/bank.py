@@ -19,6 +19,7 @@ from jaxcl.similarity.checks import (
     check_at_least_one,
     check_embeddings,
     check_integers,
+    check_known_rows,
     check_scalar,
 )
 
@@ -133,8 +134,9 @@ def lookup(
       can mask a padded row.
 
     Raises:
-      ValueError: if indices are not of rank 1, the axis name is not mapped, or a sharded bank comes
-        without it.
+      ValueError: if indices are not of rank 1 or, in NumPy and so known before anything is
+        compiled, one is neither in [0, size) nor -1; if the axis name is not mapped, or a sharded
+        bank comes without it.
       TypeError: if they are not integers.
 
     Example:
@@ -142,6 +144,7 @@ def lookup(
       >>> lookup(Bank(jnp.eye(3)), jnp.array([2, 0])).tolist()
       [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
     """
+    check_known_rows("indices", indices, _size(bank))
     indices = check_integers("indices", indices, "B", {})
     axis_size(axis_name)  # a name that is not mapped is an error whatever follows
     if isinstance(bank, Bank):
@@ -184,8 +187,8 @@ def refresh(
       The new bank. Under jit with the old one donated it is written in place.
 
     Raises:
-      ValueError: if shapes disagree, momentum is outside [0, 1], the axis name is not mapped, or a
-        sharded bank comes without it.
+      ValueError: if shapes disagree, momentum is outside [0, 1], indices known as `lookup`'s are
+        outside, the axis name is not mapped, or a sharded bank comes without it.
       TypeError: if embeddings are not floating point or indices not integers.
 
     Example:
@@ -196,6 +199,7 @@ def refresh(
     """
     size, dim = bank.embeddings.shape
     sizes = {"D": dim}
+    check_known_rows("indices", indices, _size(bank))
     indices = check_integers("indices", indices, "B", sizes)
     embeddings = check_embeddings("embeddings", embeddings, "B D", sizes)
     check_scalar("momentum", momentum, at_least=0, at_most=1)
@@ -218,6 +222,10 @@ def refresh(
         new.astype(bank.embeddings.dtype), mode="drop"
     )
     return dataclasses.replace(bank, embeddings=written)
+
+
+def _size(bank: Bank | ShardedBank) -> int:
+    return bank.size if isinstance(bank, ShardedBank) else len(bank.embeddings)
 
 
 def outside_is_size(indices: jax.Array, size: int) -> jax.Array:

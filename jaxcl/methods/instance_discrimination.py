@@ -22,6 +22,7 @@ from jaxcl.methods.method import (
 )
 from jaxcl.methods.networks import chain, forward, init_networks
 from jaxcl.similarity import l2_normalize
+from jaxcl.similarity.checks import check_known_rows
 
 
 @jax.tree_util.register_dataclass
@@ -71,6 +72,7 @@ class InstanceDiscrimination(Method):
             )
 
     def init(self, key: jax.Array, batch: Batch) -> tuple[Params, InstanceDiscriminationState]:
+        check_known_rows("batch.index", example_numbers(batch, self), self.bank_size)
         network_key, bank_key, draw_key = jax.random.split(key, 3)
         params, batch_stats, outputs = init_networks(self._networks, network_key, batch.views[0])
         return params, InstanceDiscriminationState(

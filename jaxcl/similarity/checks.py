@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 Scalar = float | jax.Array
 """A Python float, or a scalar array that may be traced."""
@@ -83,6 +84,28 @@ def check_integers(name: str, value: jax.Array, axes: str, sizes: dict[str, int]
         raise TypeError(f"{name} has dtype {value.dtype}, expected integers")
     check_shape(name, value, axes, sizes)
     return value
+
+
+def check_known_rows(name: str, indices: ArrayLike, size: int) -> None:
+    """Checks row numbers that are known: NumPy's; to look at a jax array's would wait for it.
+
+    Args:
+      name: the argument's name, for the message.
+      indices: row numbers; -1 is a padded row's.
+      size: rows that there are.
+
+    Raises:
+      ValueError: if one is outside.
+    """
+    if not isinstance(indices, np.ndarray | list | tuple):
+        return
+    known = np.asarray(indices)
+    outside = known[(known < -1) | (known >= size)] if known.dtype.kind in "iu" else ()
+    if len(outside):
+        raise ValueError(
+            f"{name} has {outside[0]}, expected 0 to {size - 1}, a row of the bank for each example, "
+            "or -1 for a padded one"
+        )
 
 
 def check_where(value: jax.Array | None, sizes: dict[str, int]) -> jax.Array | None:

@@ -375,8 +375,15 @@ def test_fewer_examples_than_prototypes_are_said():
 def test_an_index_outside_the_bank_gives_no_number():
     """Which the trainer takes for divergence; nothing is written into the bank for it."""
     method = InstanceDiscrimination(MLP((4,)), bank_size=20)
-    outside = dataclasses.replace(BATCH, index=np.arange(N) + 19)
+    outside = dataclasses.replace(BATCH, index=jnp.arange(N) + 19)
     params, state = method.init(KEY, outside)
     loss, (after, _) = method.loss(params, state, outside, key=KEY)
     assert jnp.isnan(loss)
     np.testing.assert_array_equal(after.bank.embeddings[:19], state.bank.embeddings[:19])
+
+
+def test_an_index_outside_the_bank_is_refused_before_anything_is_compiled():
+    method = InstanceDiscrimination(MLP((4,)), bank_size=20)
+    batch = Batch((np.ones((2, 3), np.float32),), np.array([3, 20]))
+    with pytest.raises(ValueError, match="batch.index has 20, expected 0 to 19"):
+        method.init(jax.random.key(0), batch)
