@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxcl.evaluation.clustering import Clustering, clustering
 from jaxcl.evaluation.few_labels import FewLabels, label_efficiency
-from jaxcl.evaluation.geometry import alignment, effective_rank, rankme, spread, uniformity
+from jaxcl.evaluation.geometry import alignment, effective_rank, lidar, rankme, spread, uniformity
 from jaxcl.evaluation.knn import Weights, knn_accuracy
 from jaxcl.evaluation.linear import L2_GRID, LinearProbe, linear_probe
+from jaxcl.evaluation.retrieval import mean_average_precision_at_r
 from jaxcl.evaluation.validation import as_features, as_labels
 from jaxcl.evaluation.whitening import fit_whitening
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
+_CLUSTERED = 10_000  # test examples, at most: k-means of more takes longer than all the rest
+_LIDAR_WIDTH = 4096  # at most: it decomposes matrices of width x width, which pixels may exceed
 _ABSENT = "-"  # a cell of the table that was not measured
 COLLAPSED_BELOW = 0.01  # of `spread`; features spread evenly have 1
 
@@ -31,9 +35,13 @@ class Scores:
     whitened_knn: float | None
     linear: LinearProbe | None
     few_labels: tuple[FewLabels, ...]
+    map_at_r: float | None
+    nmi: float | None
+    ari: float | None
     alignment: float | None
     uniformity: float | None
     rankme: float
+    lidar: float | None
     effective_rank: float
     spread: float
 
@@ -63,7 +71,7 @@ def measure_representations(
     train_labels: ArrayLike | None = None,
     test_labels: ArrayLike | None = None,
     *,
-    views: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None,
+    views: Mapping[str, Sequence[ArrayLike]] | None = None,
     k: int = 20,
     temperature: float = 0.07,
     weights: Weights = "distance",
@@ -80,7 +88,8 @@ def measure_representations(
         habit worth keeping: "raw input", "untrained encoder", "trained encoder".
       train_labels: [N] int >= 0, or None: geometry only.
       test_labels: [M] int >= 0, or None with `train_labels`.
-      views: name to features of two views of the same examples ([V, D], [V, D]), for alignment.
+      views: name to features of two or more views of the same examples, each [V, D]: for LiDAR, and
+        of the first two the alignment.
       k: neighbours of `knn_accuracy`.
       temperature: of `knn_accuracy`.
       weights: of `knn_accuracy`.
@@ -92,7 +101,8 @@ def measure_representations(
       seed: of all that draws.
 
     Returns:
-      The report. Geometry is that of the test features.
+      The report. Retrieval, clusters (of at most 10,000, evenly spread) and geometry are those of
+      the test features; no LiDAR above a width of 4096.
 
     Raises:
       ValueError: if one kind of labels lacks, names or sizes do not fit, or a measure refuses its
@@ -132,7 +142,7 @@ def measure_representations(
                 test,
                 train_labels,
                 test_labels,
-                pair=(views or {}).get(name),
+                views=(views or {}).get(name),
                 k=k,
                 temperature=temperature,
                 weights=weights,
@@ -153,7 +163,7 @@ def _measure(
     train_labels: ArrayLike | None,
     test_labels: ArrayLike | None,
     *,
-    pair: tuple[ArrayLike, ArrayLike] | None,
+    views: Sequence[ArrayLike] | None,
     k: int,
     temperature: float,
     weights: Weights,
@@ -169,6 +179,8 @@ def _measure(
     whitened_knn: float | None = None
     linear: LinearProbe | None = None
     few: tuple[FewLabels, ...] = ()
+    precision: float | None = None
+    clusters: Clustering | None = None
     if train_labels is not None and test_labels is not None:
         parts = train, train_labels, test, test_labels
         vote = partial(knn_accuracy, k=k, temperature=temperature, weights=weights)
@@ -178,48 +190,84 @@ def _measure(
             whitened_knn = vote(whitening(train), train_labels, whitening(test), test_labels)
         linear = linear_probe(*parts, l2=l2, seed=seed)
         few = label_efficiency(*parts, labels_per_class=labels_per_class, draws=draws, seed=seed)
+        classes = np.asarray(test_labels)
+        if np.unique(classes, return_counts=True)[1].max() > 1:
+            precision = mean_average_precision_at_r(test, classes)
+        some = np.linspace(0, len(test) - 1, min(len(test), _CLUSTERED)).astype(int)
+        clusters = clustering(test[some], classes[some], restarts=3, seed=seed)
     return Scores(
         width=test.shape[1],
         knn=knn,
         whitened_knn=whitened_knn,
         linear=linear,
         few_labels=few,
-        alignment=alignment(*pair) if pair is not None else None,
+        map_at_r=precision,
+        nmi=None if clusters is None else clusters.nmi,
+        ari=None if clusters is None else clusters.ari,
+        alignment=None if views is None else alignment(*views[:2]),
         uniformity=uniformity(test) if len(test) > 1 else None,
         rankme=rankme(test),
+        lidar=lidar(np.stack(views, axis=1))
+        if views is not None and test.shape[1] <= _LIDAR_WIDTH
+        else None,
         effective_rank=effective_rank(test),
         spread=spread(test),
     )
 
 
-def report_cells(report: Report) -> tuple[list[str], list[list[str]]]:
-    """Headers and rows of the table, as text; a column that no representation has is left out.
+def report_cells(report: Report) -> list[tuple[list[str], list[list[str]]]]:
+    """Headers and rows of the report's tables, as text: accuracies, and how features lie.
 
     Args:
       report: from `measure_representations`.
 
     Returns:
-      (headers, rows), rows in the report's order.
+      (headers, rows) of each table, rows in the report's order. A column that no representation has
+      is left out, and so is a table without columns.
     """
     counts = [few.labels_per_class for few in next(iter(report.scores.values())).few_labels]
-    headers = ["representation", "kNN", "kNN whitened", "linear"]
-    headers += [f"{count} label{'s'[: count != 1]}" for count in counts]
-    headers += ["alignment", "uniformity", "RankMe"]
-    rows = [
-        [
-            name + (" (collapsed)" if score.collapsed else ""),
-            _percent(score.knn),
-            _percent(score.whitened_knn),
-            _linear(score.linear),
-            *(f"{100 * few.mean:.1f}±{100 * few.std:.1f}" for few in score.few_labels),
-            _decimal(score.alignment, 3),
-            _decimal(score.uniformity, 3),
-            f"{score.rankme:.1f}/{score.width}",
-        ]
-        for name, score in report.scores.items()
+    accuracies = ["kNN", "kNN whitened", "linear"]
+    accuracies += [f"{count} label{'s'[: count != 1]}" for count in counts]
+    structure = ["mAP@R", "NMI", "ARI", "alignment", "uniformity", "RankMe", "LiDAR"]
+    names = [
+        name + (" (collapsed)" if score.collapsed else "") for name, score in report.scores.items()
     ]
-    kept = [i for i in range(len(headers)) if any(row[i] != _ABSENT for row in rows)]
-    return [headers[i] for i in kept], [[row[i] for i in kept] for row in rows]
+    columns = [
+        (
+            accuracies,
+            [
+                [
+                    _percent(score.knn),
+                    _percent(score.whitened_knn),
+                    _linear(score.linear),
+                    *(f"{100 * few.mean:.1f}±{100 * few.std:.1f}" for few in score.few_labels),
+                ]
+                for score in report.scores.values()
+            ],
+        ),
+        (
+            structure,
+            [
+                [
+                    _percent(score.map_at_r),
+                    _decimal(score.nmi, 3),
+                    _decimal(score.ari, 3),
+                    _decimal(score.alignment, 3),
+                    _decimal(score.uniformity, 3),
+                    f"{score.rankme:.1f}/{score.width}",
+                    _decimal(score.lidar, 1),
+                ]
+                for score in report.scores.values()
+            ],
+        ),
+    ]
+    tables = []
+    for headers, rows in columns:
+        kept = [i for i in range(len(headers)) if any(row[i] != _ABSENT for row in rows)]
+        if kept:
+            cells = [[name, *(row[i] for i in kept)] for name, row in zip(names, rows, strict=True)]
+            tables.append((["representation", *(headers[i] for i in kept)], cells))
+    return tables
 
 
 def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -251,7 +299,7 @@ def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str
 
 
 def report_markdown(report: Report) -> str:
-    """The report as a Markdown table that also reads well as plain text.
+    """The report as Markdown tables that also read well as plain text.
 
     Args:
       report: from `measure_representations`.
@@ -259,11 +307,12 @@ def report_markdown(report: Report) -> str:
     Returns:
       Lines joined by newlines, the last without one.
     """
-    return f"{markdown_table(*report_cells(report))}\n\n{_caption(report)}"
+    tables = [markdown_table(*cells) for cells in report_cells(report)]
+    return "\n\n".join([*tables, _caption(report)])
 
 
-def report_table(report: Report) -> "Table":
-    """The report as a rich table, for a terminal.
+def report_table(report: Report) -> "Group":
+    """The report as rich tables, for a terminal.
 
     Args:
       report: from `measure_representations`.
@@ -272,15 +321,18 @@ def report_table(report: Report) -> "Table":
       What `rich.console.Console().print` takes.
     """
     from rich import box
+    from rich.console import Group
     from rich.table import Table
 
-    headers, rows = report_cells(report)
-    table = Table(box=box.SIMPLE_HEAD, caption=_caption(report), caption_justify="left")
-    for i, header in enumerate(headers):
-        table.add_column(header, justify="right" if i else "left", no_wrap=i > 0)
-    for row in rows:
-        table.add_row(*row)
-    return table
+    tables = []
+    for headers, rows in report_cells(report):
+        table = Table(box=box.SIMPLE_HEAD)
+        for i, header in enumerate(headers):
+            table.add_column(header, justify="right" if i else "left", no_wrap=i > 0)
+        for row in rows:
+            table.add_row(*row)
+        tables.append(table)
+    return Group(*tables, _caption(report))
 
 
 def _percent(share: float | None) -> str:
@@ -303,5 +355,6 @@ def _caption(report: Report) -> str:
         return f"{sizes}, no labels."
     return (
         f"Accuracy in % on the test part: {report.k} nearest neighbours, linear probe, nearest "
-        f"class mean of a few labels a class (±: between draws). {sizes}."
+        "class mean of a few labels a class (±: between draws). mAP@R (%), NMI and ARI (k-means): "
+        f"classes among the test features alone. {sizes}."
     )

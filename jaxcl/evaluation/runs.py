@@ -46,7 +46,7 @@ from jaxcl.training import (
 from jaxcl.training.durable_files import check_writable, write_durably
 
 _SHEET_ROWS, _SHEET_COLUMNS = 10, 8
-_ALIGNED = 512  # test examples whose views are compared
+_ALIGNED, _DRAWS = 512, 5  # test examples whose views are compared, and pairs of views of each
 _CORRUPTED = 2000  # test examples that are corrupted, at most: in up to 70 ways each
 _CLASSIFIERS = {"knn": "kNN", "linear": "linear"}
 
@@ -308,20 +308,18 @@ def _robustness(
 
 def _view_features(
     embeddings: Mapping[str, Embedding], run: RestoredRun, source: Source
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Features of two training views of some test examples, for alignment."""
+) -> dict[str, list[np.ndarray]]:
+    """Features of training views of some test examples, full-size ones: for alignment and LiDAR."""
     count = min(_ALIGNED, len(source))
     images = np.stack([source[record]["image"] for record in range(count)])
-    views = run.experiment.views
-    draw = jax.jit(lambda x: batch_views(views, jax.random.key(0), x, jnp.arange(count)))
-    first, second = draw(images)[:2]
-    features = {}
-    for name, embedding in embeddings.items():
-        program = jax.jit(embedding.features)
-        features[name] = (
-            np.asarray(program(embedding.arrays, first)),
-            np.asarray(program(embedding.arrays, second)),
-        )
+    recipe = run.experiment.views
+    draw = jax.jit(lambda key, x: batch_views(recipe, key, x, jnp.arange(count))[:2])
+    programs = {name: jax.jit(embedding.features) for name, embedding in embeddings.items()}
+    features: dict[str, list[np.ndarray]] = {name: [] for name in embeddings}
+    for number in range(_DRAWS):
+        for view in draw(jax.random.key(number), images):
+            for name, embedding in embeddings.items():
+                features[name].append(np.asarray(programs[name](embedding.arrays, view)))
     return features
 
 

@@ -100,11 +100,11 @@ def check_known_rows(name: str, indices: ArrayLike, size: int) -> None:
     if not isinstance(indices, np.ndarray | list | tuple):
         return
     known = np.asarray(indices)
-    outside = known[(known < -1) | (known >= size)] if known.dtype.kind in "iu" else ()
-    if len(outside):
+    outside = (known < -1) | (known >= size)
+    if known.dtype.kind in "iu" and outside.any():
         raise ValueError(
-            f"{name} has {outside[0]}, expected 0 to {size - 1}, a row of the bank for each example, "
-            "or -1 for a padded one"
+            f"{name} has {known[outside][0]}, expected 0 to {size - 1}, a row of the bank for each "
+            "example, or -1 for a padded one"
         )
 
 

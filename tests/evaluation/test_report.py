@@ -9,11 +9,14 @@ from sklearn.datasets import load_digits
 
 from jaxcl.evaluation import (
     alignment,
+    clustering,
     effective_rank,
     fit_whitening,
     knn_accuracy,
     label_efficiency,
+    lidar,
     linear_probe,
+    mean_average_precision_at_r,
     measure_representations,
     rankme,
     report_markdown,
@@ -33,7 +36,7 @@ def measure(**options):
         {"raw input": (TRAIN, TEST), "untrained encoder": RANDOM},
         TRAIN_LABELS,
         TEST_LABELS,
-        views={"raw input": (TEST, TEST[:, ::-1])},
+        views={"raw input": (TEST, TEST[:, ::-1], TEST**2)},
         k=5,
         draws=3,
         seed=4,
@@ -54,6 +57,11 @@ def test_every_score_is_that_of_its_function(report):
     assert untrained.few_labels == label_efficiency(*parts, draws=3, seed=4)
     assert untrained.alignment is None
     assert raw.alignment == alignment(TEST, TEST[:, ::-1])
+    assert raw.lidar == lidar(np.stack([TEST, TEST[:, ::-1], TEST**2], axis=1))
+    assert untrained.lidar is None
+    assert untrained.map_at_r == mean_average_precision_at_r(RANDOM[1], TEST_LABELS)
+    clusters = clustering(RANDOM[1], TEST_LABELS, restarts=3, seed=4)
+    assert (untrained.nmi, untrained.ari) == (clusters.nmi, clusters.ari)
     assert raw.uniformity == uniformity(TEST)
     assert raw.rankme == rankme(TEST)
     assert raw.effective_rank == effective_rank(TEST)
@@ -84,17 +92,22 @@ def test_report_is_json(report):
 def test_markdown_holds_the_figures_in_aligned_columns(report):
     lines = report_markdown(report).splitlines()
     assert [cell.strip() for cell in lines[0].strip("|").split("|")] == [
-        *("representation", "kNN", "linear", "1 label", "5 labels", "10 labels"),
-        *("alignment", "uniformity", "RankMe"),
+        *("representation", "kNN", "linear", "1 label", "5 labels", "10 labels")
     ]
-    assert len({len(line) for line in lines[:4]}) == 1
+    assert [cell.strip() for cell in lines[5].strip("|").split("|")] == [
+        *("representation", "mAP@R", "NMI", "ARI", "alignment", "uniformity", "RankMe", "LiDAR")
+    ]
+    assert len({len(line) for line in lines[:4]}) == len({len(line) for line in lines[5:9]}) == 1
     raw = report.scores["raw input"]
     cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
     few = raw.few_labels[1]
     assert cells[0] == "raw input"
     assert cells[1] == f"{100 * raw.knn:.1f}"
     assert cells[4] == f"{100 * few.mean:.1f}±{100 * few.std:.1f}"
-    assert cells[8] == f"{raw.rankme:.1f}/64"
+    cells = [cell.strip() for cell in lines[7].strip("|").split("|")]
+    assert cells[1] == f"{100 * raw.map_at_r:.1f}"
+    assert cells[6] == f"{raw.rankme:.1f}/64"
+    assert cells[7] == f"{raw.lidar:.1f}"
     assert "300 training and 100 test examples" in lines[-1]
 
 
@@ -102,7 +115,8 @@ def test_terminal_table_shows_every_figure_at_110_columns(report):
     console = Console(width=110, record=True, file=io.StringIO())
     console.print(report_table(report))
     printed = console.export_text()
-    for cell in report_markdown(report).splitlines()[3].strip("|").split("|"):
+    lines = report_markdown(report).splitlines()
+    for cell in (lines[3] + lines[8]).strip("|").split("|"):
         assert cell.strip() in printed
     assert "…" not in printed
 

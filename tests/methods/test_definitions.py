@@ -385,5 +385,5 @@ def test_an_index_outside_the_bank_gives_no_number():
 def test_an_index_outside_the_bank_is_refused_before_anything_is_compiled():
     method = InstanceDiscrimination(MLP((4,)), bank_size=20)
     batch = Batch((np.ones((2, 3), np.float32),), np.array([3, 20]))
-    with pytest.raises(ValueError, match="batch.index has 20, expected 0 to 19"):
+    with pytest.raises(ValueError, match=r"batch\.index has 20, expected 0 to 19"):
         method.init(jax.random.key(0), batch)
