@@ -1,7 +1,5 @@
-"""SwAV, ResNet-50, 400 epochs of ImageNet, batch 256 with a queue (published: 74.3 % linear);
+"""SwAV, ResNet-50, 400 epochs of ImageNet, batch 256 with a queue, as published (74.3 % linear);
 not run here.
-
-Published with LARC around SGD; here SGD alone, with the same learning rate.
 """
 
 from jaxcl import augment, data, encoders, methods, training
@@ -20,7 +18,7 @@ def config() -> training.Experiment:
             queue_from=15 / 400,
             frozen=1 / 400,
         ),
-        optimizer=training.SGD(learning_rate=0.6, weight_decay=1e-6),
+        optimizer=training.LARS(learning_rate=0.6, weight_decay=1e-6, decay="all"),
         schedule=training.Schedule(final=0.001),
         train=training.Train(batch_size=256, epochs=400),
         run=training.Run(workers=12, checkpoint_every=2000),

@@ -173,6 +173,7 @@ def multi_crop(
     full_scale: tuple[float, float] = (0.14, 1.0),
     small_scale: tuple[float, float] = (0.05, 0.14),
     blur: float | None = None,
+    solarize: bool = True,
 ) -> Views:
     """Multi-crop (Caron et al., 2020): a recipe's views, and small crops beside them.
 
@@ -185,6 +186,7 @@ def multi_crop(
       full_scale: smallest and largest share of the image in a full-size crop.
       small_scale: the same of a small crop.
       blur: probability of blurring a small crop; None: as the last view.
+      solarize: whether small crops are solarized where the last view is; DINO's are not.
 
     Returns:
       The full-size views, then the small ones.
@@ -208,6 +210,9 @@ def multi_crop(
     little = _with_crop(full.views[-1], scale=small_scale, size=small)
     if blur is not None:
         little = _with_blur(little, small, blur)
+    if not solarize and isinstance(little, Compose):
+        kept = (step for step in little.transforms if not isinstance(step, RandomSolarize))
+        little = Compose(tuple(kept))
     return Views((*large, *(little,) * crops))
 
 

@@ -191,7 +191,9 @@ class PatchEmbedding(nn.Module):
         """Maps images [N, H, W, C] to [N, P, width], patches row by row."""
         conv = nn.Conv
         if self.frozen:
-            conv = nn.map_variables(conv, "params", jax.lax.stop_gradient, init=True)
+            conv = nn.map_variables(
+                conv, "params", jax.lax.stop_gradient, init=self.is_initializing()
+            )
         x = conv(
             self.width,
             (self.patch, self.patch),

@@ -72,7 +72,8 @@ class InstanceDiscrimination(Method):
             )
 
     def init(self, key: jax.Array, batch: Batch) -> tuple[Params, InstanceDiscriminationState]:
-        check_known_rows("batch.index", example_numbers(batch, self), self.bank_size)
+        if batch.index is not None:
+            check_known_rows("batch.index", batch.index, self.bank_size)
         network_key, bank_key, draw_key = jax.random.split(key, 3)
         params, batch_stats, outputs = init_networks(self._networks, network_key, batch.views[0])
         return params, InstanceDiscriminationState(

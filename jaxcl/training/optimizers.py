@@ -71,7 +71,9 @@ class Optimizer(abc.ABC):
     weight_decay: float = 1e-4
     """Factor of the decay of parameters towards 0."""
     clip_norm: float | None = None
-    """Scale gradients down to this global norm; None: leave them."""
+    """Scale gradients down to this norm; None: leave them."""
+    clip: Literal["all", "each"] = "all"
+    """Whose norm that is: all gradients' together, or each parameter's own (DINO)."""
     constant: tuple[str, ...] = ()
     """Networks whose learning rate stays at its peak, such as ("predictor",) of SimSiam."""
 
@@ -111,10 +113,19 @@ class Optimizer(abc.ABC):
           A transformation of parameters by network. Its state has the same structure whatever
           these are.
         """
-        clip = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
+        clip = [] if self.clip_norm is None else [self._clipping(self.clip_norm)]
         steady = [self._steady(learning_rate, peak)] if self.constant else []
         decays = _but(undecayed, self._decays)
         return optax.chain(*clip, self._update_rule(learning_rate, total_steps, decays), *steady)
+
+    def _clipping(self, norm: float) -> optax.GradientTransformation:
+        if self.clip == "all":
+            return optax.clip_by_global_norm(norm)
+
+        def scaled_down(gradient: jax.Array) -> jax.Array:
+            return gradient * jnp.minimum(1, norm / (jnp.linalg.norm(gradient.ravel()) + 1e-6))
+
+        return optax.stateless(lambda gradients, _: jax.tree.map(scaled_down, gradients))
 
     def _steady(self, learning_rate: optax.Schedule, peak: float) -> optax.GradientTransformation:
         """Undoes the schedule for the networks that are constant."""
@@ -161,9 +172,7 @@ class SGD(Optimizer):
     network keeps from decay, such as a ViT its positions."""
 
     def _decays(self, params: Any) -> Any:
-        return (
-            is_matrix(params) if self.decay == "matrices" else jax.tree.map(lambda _: True, params)
-        )
+        return is_matrix(params) if self.decay == "matrices" else is_any(params)
 
     def _update_rule(
         self, learning_rate: optax.Schedule, total_steps: int, decays: Mask
@@ -177,16 +186,18 @@ class SGD(Optimizer):
 
 @dataclasses.dataclass(frozen=True)
 class LARS(Optimizer):
-    """Layer-wise adaptive rates (You et al., 2017); what does not decay (biases, norms) does not
-    adapt either.
+    """Layer-wise adaptive rates (You et al., 2017); what does not decay does not adapt either.
 
-    There are two kinds, which differ whenever the learning rate changes: velocity of gradients,
-    multiplied by the learning rate after (BYOL, MoCo v3, Barlow Twins, VICReg), or velocity of
-    updates, with each step's learning rate inside (SimCLR's code).
+    With `decay="all"` it is SwAV's LARC without clipping. There are two kinds, which differ
+    whenever the learning rate changes: velocity of gradients, multiplied by the learning rate after
+    (BYOL, MoCo v3, Barlow Twins, VICReg), or velocity of updates, with each step's learning rate
+    inside (SimCLR's code).
     """
 
     weight_decay: float = 1e-6
     """Factor of the decay of matrices towards 0."""
+    decay: Literal["all", "matrices"] = "matrices"
+    """What decays and adapts: every parameter (SwAV), or none of biases and norms."""
     momentum: float = 0.9
     """Share of the velocity kept at each step."""
     velocity: Literal["gradients", "updates"] = "gradients"
@@ -195,6 +206,9 @@ class LARS(Optimizer):
     """Learning rate of a layer relative to the ratio of its norm to its gradient's."""
     vector_rate: float = 1.0
     """Learning rate of biases and norms relative to that of matrices; Barlow Twins: 0.024."""
+
+    def _decays(self, params: Any) -> Any:
+        return is_matrix(params) if self.decay == "matrices" else is_any(params)
 
     def _update_rule(
         self, learning_rate: optax.Schedule, total_steps: int, decays: Mask
@@ -265,6 +279,11 @@ def _but(undecayed: Sequence[str], decays: Mask) -> Mask:
 def is_matrix(params: Any) -> Any:
     """True for each parameter with two axes or more: not for biases, nor a norm's scale."""
     return jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params)
+
+
+def is_any(params: Any) -> Any:
+    """True for each parameter."""
+    return jax.tree.map(lambda _: True, params)
 
 
 def is_vector(params: Any) -> Any:

@@ -72,6 +72,26 @@ def test_byol_prints_two_views_that_differ():
     assert str(augment.byol(96, min_scale=0.2)) == printed([*first, blur, NORMALIZE], second)
 
 
+def test_small_crops_follow_the_last_view_but_for_blur_and_solarizing():
+    options = {"crops": 1, "full_scale": (0.4, 1.0), "small_scale": (0.05, 0.4)}
+    full = augment.byol(96)
+    alike = augment.multi_crop(full, 32, **options).views[-1]
+    dinos = augment.multi_crop(full, 32, **options, blur=0.5, solarize=False).views[-1]
+    crop = CROP.format(32, 0.05, "bicubic").replace("1.0), ratio", "0.4), ratio")
+    colour = [
+        FLIP,
+        "with p=0.8: ColorJitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)",
+        GREY,
+    ]
+    assert str(dinos).splitlines() == [
+        *(crop, *colour, "with p=0.5: GaussianBlur(kernel_size=3, sigma=(0.1, 2.0))", NORMALIZE)
+    ]
+    assert str(alike).splitlines() == [
+        *(crop, *colour, "with p=0.1: GaussianBlur(kernel_size=9, sigma=(0.1, 2.0))"),
+        *("RandomSolarize(threshold=0.5, p=0.2)", NORMALIZE),
+    ]
+
+
 def test_crops_prints_what_it_was_asked_for():
     plain = [CROP.format(28, 0.4, "bilinear")]
     assert str(augment.crops(28)) == printed(plain, plain)

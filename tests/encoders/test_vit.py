@@ -131,6 +131,14 @@ def test_remat_and_the_frozen_patch_embedding_change_no_value():
     np.testing.assert_allclose(without["pos_embed"], wanted["pos_embed"], rtol=1e-4, atol=1e-6)
 
 
+def test_a_frozen_patch_embedding_learns_within_a_method():
+    """As every method applies it: in training, its batch statistics to be written."""
+    encoder = ViT(frozen_patch_embedding=True, **SMALL)
+    variables = jax.jit(encoder.init)(KEY, IMAGES)
+    features, _ = encoder.apply(variables, IMAGES, train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(features, encoder.apply(variables, IMAGES), rtol=1e-5, atol=1e-6)
+
+
 def test_one_block_is_attention_and_two_layers_in_numpy():
     encoder = ViT(pool="mean", positions="sincos", **SMALL | {"depth": 1})
     params = jax.jit(encoder.init)(KEY, IMAGES)["params"]

@@ -17,6 +17,7 @@ from jaxcl.methods import (
     NNCLR,
     Batch,
     JointEmbedding,
+    Linear,
     MoCo,
     MoCoV3,
     SimCLR,
@@ -28,6 +29,7 @@ from jaxcl.methods import (
 REFERENCE = Path(__file__).parents[1] / "reference"
 GOLDEN = dict(np.load(REFERENCE / "trajectories.npz"))
 GOLDEN |= dict(np.load(REFERENCE / "method_trajectories.npz"))
+STEPS = 30
 
 
 def parameter(case, name):
@@ -73,9 +75,16 @@ def make_method(case):
         "align_uniform": lambda: JointEmbedding(encoder, criterion=criteria.AlignUniform()),
         "dcl": lambda: SimCLR(encoder, contrast="dcl", **with_temperature),
         "dclw": lambda: SimCLR(encoder, contrast="dclw", **with_temperature),
+        "hard_simclr": lambda: SimCLR(encoder, contrast="hard_nt_xent", **with_temperature),
+        "lejepa": lambda: JointEmbedding(encoder, criterion=criteria.SIGReg(directions=24)),
         "swav": lambda: SwAV(encoder, prototypes=10, queue_size=48, **with_temperature),
         "dino": lambda: DINO(
-            encoder, prototypes=10, target_temperature=0.07, momentum=momentum, **with_temperature
+            encoder,
+            prototypes=10,
+            # Rising through the first twenty of thirty steps, the first of which is at 0.
+            target_temperature=Linear(0.04, 0.07, until=19 / STEPS),
+            momentum=momentum,
+            **with_temperature,
         ),
     }[case]()
 
@@ -114,6 +123,8 @@ def state_of(case, when, state, params):
         changes["queues"] = tuple(
             Queue(rows, queue.cursor) for rows, queue in zip(queues, state.queues, strict=True)
         )
+    if case == "lejepa":
+        changes["criterion"] = jax.random.key_data(jax.random.key(7))  # of its directions
     return dataclasses.replace(state, **changes)
 
 
@@ -139,20 +150,21 @@ def test_method_follows_its_reference(case):
     )
 
     @jax.jit
-    def step(params, state, optimizer_state, batch, key):
+    def step(params, state, optimizer_state, batch, key, progress):
         (loss, (state, _)), grads = jax.value_and_grad(method.loss, has_aux=True)(
-            params, state, batch, key=key
+            params, state, batch, key=key, progress=progress
         )
         updates, optimizer_state = optimizer.update(grads, optimizer_state, params)
         before, params = params, optax.apply_updates(params, updates)
-        params = method.constrain(params, before, progress=0.0)
-        return params, method.end_step(params, state, progress=0.0), optimizer_state, loss
+        params = method.constrain(params, before, progress=progress)
+        return params, method.end_step(params, state, progress=progress), optimizer_state, loss
 
     optimizer_state, losses = optimizer.init(params), []
-    for number in range(30):
+    for number in range(STEPS):
         batch = Batch(tuple(view[number] for view in views))
-        key = jax.random.key(number)
-        params, state, optimizer_state, loss = step(params, state, optimizer_state, batch, key)
+        params, state, optimizer_state, loss = step(
+            params, state, optimizer_state, batch, jax.random.key(number), number / STEPS
+        )
         losses.append(float(loss))
 
     np.testing.assert_allclose(losses, GOLDEN[f"{case}/loss"], rtol=1e-5, atol=1e-5)
@@ -173,4 +185,4 @@ def test_method_follows_its_reference(case):
 def test_every_trajectory_is_followed():
     """A case that is in the files and has no method here would be left out in silence."""
     assert all(make_method(case) is not None for case in CASES)
-    assert len(CASES) == 17
+    assert len(CASES) == 19

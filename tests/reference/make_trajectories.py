@@ -1,17 +1,22 @@
 """Makes method_trajectories.npz: thirty steps of methods by lightly's losses, in float64.
 
-    pip install torch==2.14.1 lightly==1.6.0 numpy && python tests/reference/make_trajectories.py
+    pip install torch==2.14.1 lightly==1.6.0 numpy jax
+    python tests/reference/make_trajectories.py
 
 Two-layer perceptrons without BatchNorm, given views, SGD with momentum. Of each case the file has
-the parameters, the start, the views, every step's loss and the end. Torch is needed here only.
+the parameters, the start, the views, every step's loss and the end. Torch is needed here only; jax
+draws LeJEPA's directions, nothing else. Hard negatives, which lightly has not, are by the paper's
+equations.
 """
 
 from pathlib import Path
 
+import jax
 import numpy as np
 import torch
 from lightly import loss as losses
 from lightly.loss.hypersphere_loss import HypersphereLoss
+from lightly.loss.lejepa_loss import LeJEPALoss
 from lightly.models.modules import SwaVPrototypes
 from lightly.models.modules.nn_memory_bank import NNMemoryBankModule
 from torch.nn import functional
@@ -28,6 +33,9 @@ LEARNING_RATES = {
     "mmcr": 0.02,
 }
 SGD_MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4
+TAU_PLUS, BETA = 0.1, 1.0  # of hard negatives
+WARM_UP = 20  # steps in which DINO's teacher gets warmer
+DIRECTIONS = 24  # of LeJEPA
 
 torch.set_default_dtype(torch.float64)
 
@@ -184,6 +192,48 @@ class AlignUniform(OfViews):
         return HypersphereLoss(t=2.0)
 
 
+class HardSimCLR(OfViews):
+    """Robinson et al. (2021), equation 4: negatives weighed by exp(beta * similarity / t), debiased
+    by the share tau_plus of positives among them, and bounded from below by exp(-1 / t)."""
+
+    def make(self):
+        return None
+
+    def loss(self, views):
+        rows = functional.normalize(torch.cat([self.encoder(view) for view in views]), dim=1)
+        similarities = torch.exp(rows @ rows.T / TEMPERATURE)
+        count = 2 * ROWS - 2
+        own = torch.arange(2 * ROWS) % ROWS
+        negative = similarities * (own[:, None] != own)
+        positive = torch.exp((rows * rows.roll(ROWS, 0)).sum(1) / TEMPERATURE)
+        weights = negative**BETA
+        reweighed = (weights * negative).sum(1) / (weights.sum(1) / count)
+        debiased = (reweighed - TAU_PLUS * count * positive) / (1 - TAU_PLUS)
+        bounded = debiased.clamp(min=count * np.exp(-1 / TEMPERATURE))
+        return -torch.log(positive / (positive + bounded)).mean()
+
+
+class LeJEPA(OfViews):
+    """Two global and two local views; each step's directions are those that jaxcl draws."""
+
+    views, key = 4, 7
+
+    def make(self):
+        loss = LeJEPALoss(sigreg_num_vectors=DIRECTIONS)
+        loss.sigreg._generate_unit_vectors = lambda *_: self.draw()
+        self.state = jax.random.key(self.key)
+        return loss
+
+    def draw(self):
+        key, self.state = jax.random.split(self.state)
+        drawn = np.asarray(jax.random.normal(key, (DIRECTIONS, WIDTH)), np.float64)
+        return functional.normalize(torch.from_numpy(drawn), dim=1).T
+
+    def loss(self, views):
+        rows = torch.stack([self.encoder(view) for view in views])
+        return self.criterion(global_proj=rows[:2], local_proj=rows[2:])
+
+
 class SwAV(Case):
     """Two views that are assigned, two more that predict, and a queue of past embeddings."""
 
@@ -227,7 +277,14 @@ class DINO(Case):
         kernel = torch.from_numpy(random.normal(size=(PROTOTYPES, WIDTH)))
         self.further = {"prototypes": kernel.requires_grad_()}
         self.slow_kernel = kernel.detach().clone()
-        self.criterion = losses.DINOLoss(PROTOTYPES, teacher_temp=0.07, student_temp=TEMPERATURE)
+        self.criterion = losses.DINOLoss(
+            PROTOTYPES,
+            warmup_teacher_temp=0.04,
+            teacher_temp=0.07,
+            warmup_teacher_temp_epochs=WARM_UP,
+            student_temp=TEMPERATURE,
+        )
+        self.step = 0
 
     def arrays(self):
         return super().arrays() | {"center": self.criterion.center.numpy().reshape(-1).copy()}
@@ -240,10 +297,11 @@ class DINO(Case):
         student = [self.logits(self.encoder, self.further["prototypes"], view) for view in views]
         with torch.no_grad():
             teacher = [self.logits(self.target, self.slow_kernel, view) for view in views[:2]]
-        return self.criterion(teacher, student)
+        return self.criterion(teacher, student, epoch=self.step)
 
     def after_step(self):
         super().after_step()
+        self.step += 1
         fast = self.further["prototypes"].detach()
         self.slow_kernel.mul_(TARGET_MOMENTUM).add_(fast, alpha=1 - TARGET_MOMENTUM)
 
@@ -262,6 +320,8 @@ CASES = {
     "mmcr": MMCR,
     "w_mse": WMSE,
     "align_uniform": AlignUniform,
+    "hard_simclr": HardSimCLR,
+    "lejepa": LeJEPA,
 }
 
 

@@ -68,6 +68,20 @@ def test_lars_of_updates_is_optax_lars_with_masks():
     assert np.abs(ours["w"] - other_kind["w"]).max() > 1e-4
 
 
+def test_lars_of_all_parameters_is_larc_without_clipping():
+    """Whose ratio has the norm of the gradient plus that of the decay below."""
+    params, grads, rates = lars_case()
+    end = replay(LARS(weight_decay=1e-6, decay="all"), rates, params, grads)
+    for name in "wb":
+        w, velocity = np.asarray(params[name], np.float64), 0.0
+        for gradient, rate in zip(grads, rates, strict=True):
+            g, size = np.asarray(gradient[name], np.float64), np.linalg.norm(w)
+            ratio = 0.001 * size / (np.linalg.norm(g) + 1e-6 * size) if size else 1.0
+            velocity = 0.9 * velocity + ratio * (g + 1e-6 * w)
+            w = w - rate * velocity
+        np.testing.assert_allclose(end[name], w, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_sgd_is_pytorchs(nesterov):
     params, grads, _ = lars_case()
@@ -141,6 +155,14 @@ def test_clipping_scales_to_the_global_norm():
     grads = [{"a": jnp.array([3.0]), "b": jnp.array([4.0])}]
     end = replay(SGD(weight_decay=0.0, clip_norm=1.0), [1.0], params, grads)
     np.testing.assert_allclose([end["a"][0], end["b"][0]], [-0.6, -0.8], rtol=1e-6)
+
+
+def test_clipping_each_parameter_by_its_own_norm():
+    params = {"a": jnp.zeros(2), "b": jnp.zeros(1)}
+    grads = [{"a": jnp.array([3.0, 4.0]), "b": jnp.array([0.5])}]
+    end = replay(SGD(weight_decay=0.0, clip_norm=1.0, clip="each"), [1.0], params, grads)
+    np.testing.assert_allclose(end["a"], [-0.6, -0.8], rtol=1e-6)
+    np.testing.assert_array_equal(end["b"], [-0.5])
 
 
 def test_learning_rate_grows_with_the_batch():
