@@ -43,7 +43,16 @@ def pytest_unconfigure(config):
 
 @pytest.fixture(scope="module")
 def quick_compilation():
-    """Of programs that run once: LLVM's optimizations are a third of the time they take."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    """For slow tests whose programs run once, as those of the fast ones do."""
+    return True
+
+
+@pytest.fixture(autouse=True)
+def _compilation(request):
+    """LLVM's optimizations are two fifths of the time that programs take which run once or twice.
+
+    The slow tests, most of which train, have them.
+    """
+    slow = request.node.get_closest_marker("slow") is not None
+    quick = not slow or "quick_compilation" in request.fixturenames
+    jax.config.update("jax_disable_most_optimizations", quick)

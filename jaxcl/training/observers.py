@@ -166,6 +166,7 @@ class ReplacedImages:
 
 
 _WINDOW = 5  # rows of the log that are averaged
+_EARLY = 100  # steps from which a first epoch longer than that is judged too
 
 
 @dataclasses.dataclass
@@ -174,9 +175,11 @@ class Verdict:
 
     alarms: list[str] = dataclasses.field(default_factory=list)
     _recent: list[Row] = dataclasses.field(default_factory=list)
+    _first: Row | None = None
 
     def log(self, row: Row) -> list[str]:
         """Takes a row; returns the alarms that it raises."""
+        self._first = self._first or row
         self._recent = [*self._recent[1 - 2 * _WINDOW :], row]
         raised = [text for text in self._judge() if text not in self.alarms]
         self.alarms += raised
@@ -184,7 +187,7 @@ class Verdict:
 
     def _judge(self) -> list[str]:
         latest = self._recent[-_WINDOW:]
-        if len(latest) < _WINDOW or self._recent[-1]["epoch"] < 1:
+        if len(latest) < _WINDOW or (self._recent[-1]["epoch"] < 1 and not self._shrank()):
             return []
         mean = {
             name: sum(row[name] for row in latest) / _WINDOW
@@ -204,6 +207,16 @@ class Verdict:
                 "Look at the learning rate, the temperature and the strength of the views"
             )
         return alarms
+
+    def _shrank(self) -> bool:
+        """Whether embeddings, early in a long first epoch, have lost their spread.
+
+        Little spread alone says nothing so early: some networks start with it.
+        """
+        first, rows = self._first, self._recent[-_WINDOW:]
+        if first is None or rows[0]["step"] < _EARLY or "embedding_std" not in first:
+            return False
+        return all(row["embedding_std"] < 0.5 * first["embedding_std"] for row in rows)
 
     def _stays_at(self, loss: float) -> bool:
         """Whether the loss is above this and neither falls nor, as DINO's at first, lets the

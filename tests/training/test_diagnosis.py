@@ -79,10 +79,10 @@ def test_batch_statistics_that_leak_are_named_before_the_first_step():
     assert set_up(changed("quickstart")).notices == ()
 
 
-def alarms(rows):
+def alarms(rows, *, epoch=None):
     verdict = Verdict()
-    for step, (spread, rank) in enumerate(rows):
-        row = {"step": step, "epoch": 1 + step, "loss": 1.0}
+    for number, (spread, rank) in enumerate(rows):
+        row = {"step": 10 * number, "epoch": 1 + number if epoch is None else epoch, "loss": 1.0}
         verdict.log(row | {"embedding_std": spread, "effective_rank": rank})
     return verdict.alarms
 
@@ -95,3 +95,11 @@ def test_embeddings_that_spread_from_a_line_are_not_collapsed():
     assert alarms([(0.56, 1.99)] * 12) == []  # of two directions, as SwAV's
     assert len(alarms([(0.05, 20.0)] * 5)) == 1
     assert alarms([(0.8, 5.0)] * 12) == []
+
+
+def test_a_long_first_epoch_is_judged_by_what_the_spread_was():
+    start = [(0.8, 5.0)]
+    assert len(alarms([*start, *[(0.05, 5.0)] * 15], epoch=0.2)) == 1
+    assert alarms([*start, *[(0.05, 5.0)] * 13], epoch=0.2) == []  # too early to say
+    assert alarms([(0.05, 5.0)] * 30, epoch=0.2) == []  # as it began
+    assert alarms([*start, *[(0.3, 5.0)] * 30], epoch=0.2) == []
