@@ -10,6 +10,11 @@ optimizer; heads and losses are each library's own. Their features are scored by
 Fashion-MNIST by 20 nearest neighbours and a linear probe, emoji by finding the same emoji as the
 other studio drew it (R@1) and its subcategory by 5 nearest neighbours.
 
+The tables have mean and standard deviation over the seeds; the difference, of runs of equal seeds,
+with its standard error; and how many first losses of every seed agree to 0.1 %. `--alike` runs
+lightly a further time with jaxcl's habits where these differ (`learning_lightly.py` says in what):
+what is left between losses that then agree at first is rounding.
+
 Each run has a process and a core of its own; finished ones are kept (--results) and not repeated.
 """
 
@@ -20,6 +25,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -38,6 +44,8 @@ METHODS = (
     "dino",
 )
 SIDES = ("jaxcl", "lightly")
+ALIKE = "lightly alike"
+DIFFERENT_HABITS = ("simclr", "dcl", "nnclr", "swav", "dino")
 PACKAGES = ("lightly==1.6.0", "torch==2.14.1", "torchvision==0.29.1")
 PROJECT = Path(__file__).parents[1]
 EPOCHS, SIZE = {"fashion": 1.0, "emoji": 10.0}, {"fashion": 14, "emoji": 16}
@@ -51,6 +59,7 @@ def main() -> None:
     parser.add_argument("--emoji", metavar="FILE.npz", help="emoji; without it, not run")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--seeds", type=int, default=3, help="runs of each method and side")
+    parser.add_argument("--alike", action="store_true", help="lightly with jaxcl's habits too")
     parser.add_argument("--epochs", type=float, help=f"passes over the data; {EPOCHS} if not given")
     parser.add_argument("--size", type=int, help=f"side of the pictures; {SIZE} if not given")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
@@ -82,9 +91,10 @@ def main() -> None:
         for task, file in files.items()
         for seed in range(options.seeds)
         for method in options.methods
-        for side in SIDES
+        for side in (*SIDES, *([ALIKE] if options.alike and method in DIFFERENT_HABITS else []))
     ]
-    pythons = {"jaxcl": sys.executable, "lightly": str(environment(options.environment))}
+    theirs = str(environment(options.environment))
+    pythons = {"jaxcl": sys.executable, "lightly": theirs, ALIKE: theirs}
     results = run_all(runs, pythons, options)
     print(table(results, runs))
 
@@ -155,7 +165,7 @@ def run(each: dict) -> dict:
         import torch
 
         torch.set_num_threads(1)
-        train = learning_lightly.train
+        train = partial(learning_lightly.train, alike=each["side"] == ALIKE)
     began = time.monotonic()
     embed, history = train(each["method"], task, each["seed"])
     seconds = time.monotonic() - began
@@ -164,33 +174,47 @@ def run(each: dict) -> dict:
 
 
 def table(results: dict, runs: list[dict]) -> str:
-    """Mean and standard deviation over the seeds, a Markdown table for each task."""
-    import numpy as np
-
+    """A Markdown table for each task; a row for each method and each other side."""
     lines = []
     for task in dict.fromkeys(each["task"] for each in runs):
         of_task = [each for each in runs if each["task"] == task]
         names = list(results[describe(of_task[0])]["scores"])
-        heads = [f"{name}, {side}" for name in names for side in SIDES]
-        lines += [
-            "",
-            f"{task}, {of_task[0]['epochs']:g} epochs, {of_task[0]['size']} pixels, %:",
-            "",
-        ]
-        lines += ["| method | " + " | ".join(heads) + " |", "|---" * (1 + len(heads)) + "|"]
+        heads = ["method", "against"]
+        heads += [head for name in names for head in (name, "against's", "difference")]
+        heads += ["equal losses"]
+        lines += ["", f"{task}, {of_task[0]['epochs']:g} epochs, {of_task[0]['size']} pixels, %:"]
+        lines += ["", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
         for method in dict.fromkeys(each["method"] for each in of_task):
-            cells = []
-            for name in names:
-                for side in SIDES:
-                    found = [
-                        results[describe(each)]["scores"][name]
-                        for each in of_task
-                        if (each["method"], each["side"]) == (method, side)
-                    ]
-                    spread = np.std(found, ddof=1) if len(found) > 1 else 0.0
-                    cells.append(f"{np.mean(found):.1f} ± {spread:.1f}")
-            lines.append(f"| {method} | " + " | ".join(cells) + " |")
+            by_side: dict[str, list[dict]] = {}
+            for each in of_task:
+                if each["method"] == method:
+                    by_side.setdefault(each["side"], []).append(results[describe(each)])
+            ours = by_side.pop("jaxcl")
+            for side, theirs in by_side.items():
+                cells = compare(ours, theirs, names)
+                lines.append(f"| {method} | {side} | " + " | ".join(cells) + " |")
     return "\n".join(lines[1:])
+
+
+def compare(ours: list[dict], theirs: list[dict], names: list[str]) -> list[str]:
+    """Cells of the table: scores of both sides by name, their difference, and equal losses."""
+    import numpy as np
+
+    def spread(values: np.ndarray) -> float:
+        return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+    cells = []
+    for name in names:
+        mine, others = (np.array([run["scores"][name] for run in side]) for side in (ours, theirs))
+        difference = mine - others
+        error = spread(difference) / len(difference) ** 0.5
+        cells += [f"{x.mean():.1f} ± {spread(x):.1f}" for x in (mine, others)]
+        cells += [f"{difference.mean():+.1f} ± {error:.1f}"]
+    equal = [
+        int(np.cumprod(np.isclose(one["loss"], other["loss"], rtol=1e-3, atol=1e-4)).sum())
+        for one, other in zip(ours, theirs, strict=True)
+    ]
+    return [*cells, f"{min(equal)} of {len(ours[0]['loss'])}"]
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 Runs in the environment that learning.py makes. Batches and views are the very ones that jaxcl's run
 of the same seed has, and so is what encoder, heads, prototypes and memory start as. What differs is
-each library's own: lightly encodes view by view, where jaxcl's SimCLR, SwAV and DINO have batch
-statistics of both; its SwAV has biases of prototypes; its NNCLR keeps the second view; its MoCo
-has one group of batch statistics.
+each library's habit: lightly encodes view by view, where jaxcl's SimCLR, DCL, SwAV and DINO have
+batch statistics of both; its SwAV has biases of prototypes; its NNCLR keeps the second view; its
+MoCo has one group of batch statistics. With `alike` it has jaxcl's habits, but for MoCo's.
 """
 
 import copy
@@ -57,12 +57,22 @@ class SmallCNN(nn.Sequential):
 class Method(nn.Module):
     """An encoder, a projector and what a step's loss is."""
 
+    projector: nn.Module
+    alike = False
+    """Whether it has jaxcl's habits instead of lightly's."""
+
     def __init__(self, encoder: SmallCNN):
         super().__init__()
         self.encoder = encoder
 
     def loss(self, views: Views) -> torch.Tensor:
         raise NotImplementedError
+
+    def embed(self, views: Views, *, jointly: bool = False) -> Views:
+        """The views' embeddings, with batch statistics of each view or, jointly, of all."""
+        if jointly:
+            return list(self.projector(self.encoder(torch.cat(views))).chunk(len(views)))
+        return [self.projector(self.encoder(view)) for view in views]
 
     def before_step(self, progress: float) -> None:
         """What moves before the forward pass, as in lightly's examples."""
@@ -76,7 +86,8 @@ class OfViews(Method):
         self.projector, self.criterion = projector, criterion
 
     def loss(self, views: Views) -> torch.Tensor:
-        return self.criterion(*(self.projector(self.encoder(view)) for view in views))
+        contrast = isinstance(self.criterion, losses.NTXentLoss | losses.DCLLoss)
+        return self.criterion(*self.embed(views, jointly=self.alike and contrast))
 
 
 class WithTarget(Method):
@@ -100,13 +111,12 @@ class WithTarget(Method):
         for fast, slow in zip((self.encoder, self.projector), self.target, strict=True):
             update_momentum(fast, slow, m=rate)
 
-    def project(self, view: torch.Tensor) -> torch.Tensor:
-        return self.projector(self.encoder(view))
-
-    def project_slowly(self, view: torch.Tensor) -> torch.Tensor:
+    def embed_slowly(self, views: Views, *, jointly: bool = False) -> Views:
         encoder, projector = self.target
         with torch.no_grad():
-            return projector(encoder(view))
+            if jointly:
+                return list(projector(encoder(torch.cat(views))).chunk(len(views)))
+            return [projector(encoder(view)) for view in views]
 
 
 def rising(progress: float) -> float:
@@ -124,7 +134,8 @@ class MoCo(WithTarget):
         self.criterion = losses.NTXentLoss(TEMPERATURE, memory_bank_size=(QUEUE, DIM))
 
     def loss(self, views: Views) -> torch.Tensor:
-        return self.criterion(self.project(views[0]), self.project_slowly(views[1]))
+        (query,), (key,) = self.embed(views[:1]), self.embed_slowly(views[1:])
+        return self.criterion(query, key)
 
 
 class BYOL(WithTarget):
@@ -135,8 +146,8 @@ class BYOL(WithTarget):
         self.criterion = losses.NegativeCosineSimilarity()
 
     def loss(self, views: Views) -> torch.Tensor:
-        predicted = [self.predictor(self.project(view)) for view in views]
-        wanted = [self.project_slowly(view) for view in views]
+        predicted = [self.predictor(each) for each in self.embed(views)]
+        wanted = self.embed_slowly(views)
         there, back = zip(predicted, reversed(wanted), strict=True)
         # The paper's scale, by which SGD's steps go; lightly's example halves the sum instead.
         return 4 + 2 * (self.criterion(*there) + self.criterion(*back))
@@ -150,7 +161,7 @@ class SimSiam(Method):
         self.criterion = losses.NegativeCosineSimilarity()
 
     def loss(self, views: Views) -> torch.Tensor:
-        one, other = (self.projector(self.encoder(view)) for view in views)
+        one, other = self.embed(views)
         there = self.criterion(other.detach(), self.predictor(one))
         return (there + self.criterion(one.detach(), self.predictor(other))) / 2
 
@@ -164,9 +175,12 @@ class NNCLR(Method):
         self.criterion = losses.NTXentLoss(TEMPERATURE)
 
     def loss(self, views: Views) -> torch.Tensor:
-        one, other = (self.projector(self.encoder(view)) for view in views)
-        near_one = self.memory(one.detach(), update=False)
-        near_other = self.memory(other.detach(), update=True)
+        one, other = self.embed(views)
+        near = {}
+        kept, first = (one, other) if self.alike else (other, one)  # the kept view comes last
+        for each, keep in ((first, False), (kept, True)):
+            near[each] = self.memory(each.detach(), update=keep)
+        near_one, near_other = near[one], near[other]
         there = self.criterion(near_one, self.predictor(other))
         return (there + self.criterion(near_other, self.predictor(one))) / 2
 
@@ -182,7 +196,7 @@ class SwAV(Method):
         self.prototypes.normalize()
 
     def loss(self, views: Views) -> torch.Tensor:
-        rows = [normalize(self.projector(self.encoder(view)), dim=1) for view in views]
+        rows = [normalize(each, dim=1) for each in self.embed(views, jointly=self.alike)]
         return self.criterion([self.prototypes(each) for each in rows], [])
 
 
@@ -195,8 +209,8 @@ class DINO(WithTarget):
         self.criterion = losses.DINOLoss(PROTOTYPES)
 
     def loss(self, views: Views) -> torch.Tensor:
-        wanted = [self.project_slowly(view) for view in views]
-        return self.criterion(wanted, [self.project(view) for view in views])
+        wanted = self.embed_slowly(views, jointly=self.alike)
+        return self.criterion(wanted, self.embed(views, jointly=self.alike))
 
 
 def make_method(name: str, encoder: SmallCNN) -> Method:
@@ -223,8 +237,10 @@ def make_method(name: str, encoder: SmallCNN) -> Method:
     return classes[name](encoder)
 
 
-def train(name: str, task: Task, seed: int) -> tuple[Callable[[np.ndarray], np.ndarray], list]:
-    """Trains one run.
+def train(
+    name: str, task: Task, seed: int, *, alike: bool = False
+) -> tuple[Callable[[np.ndarray], np.ndarray], list]:
+    """Trains one run, `alike` with jaxcl's habits.
 
     Returns:
       What maps pictures [N, H, W, C] to features, and the loss of each step.
@@ -236,6 +252,7 @@ def train(name: str, task: Task, seed: int) -> tuple[Callable[[np.ndarray], np.n
     start = training.start_state(experiment, images)
     encoder = SmallCNN(start.params["encoder"], source.image_shape[-1])
     method = make_method(name, encoder)
+    method.alike = alike
     start_alike(method, start)
     optimizer = make_optimizer(experiment.optimizer, method, task.batch_size)
     total = round(task.epochs * steps_per_epoch(len(source), task.batch_size))
@@ -278,6 +295,7 @@ def start_alike(method: Method, start: training.TrainState) -> None:
             (layer,) = method.prototypes.heads
             layer.weight.copy_(to_torch(params["prototypes"]["kernel"].T))
             layer.bias.zero_()  # the paper's prototypes have none
+            layer.bias.requires_grad_(not method.alike)
         if isinstance(method, DINO):
             layer = method.projector.last_layer
             layer.weight_v.copy_(to_torch(params["prototypes"]["kernel"].T))

@@ -216,7 +216,7 @@ class Verdict:
         first, rows = self._first, self._recent[-_WINDOW:]
         if first is None or rows[0]["step"] < _EARLY or "embedding_std" not in first:
             return False
-        return all(row["embedding_std"] < 0.5 * first["embedding_std"] for row in rows)
+        return all(row["embedding_std"] < 0.2 * first["embedding_std"] for row in rows)
 
     def _stays_at(self, loss: float) -> bool:
         """Whether the loss is above this and neither falls nor, as DINO's at first, lets the

@@ -212,6 +212,41 @@ def test_transfer_to_the_same_data_is_the_runs_own_measure(run):
 
 
 @pytest.mark.slow
+def test_transfer_to_pictures_of_another_size_and_in_colour(run, tmp_path):
+    """The run's own, three times as large, grey and as RGB: shrunk again they are much the same."""
+
+    def enlarged(split, channels):
+        source = data.Digits(split).open()
+        image = np.stack([source[i]["image"] for i in range(len(source))])
+        image = (255 * (image / image.max())).astype(np.uint8)
+        image = image.repeat(3, axis=1).repeat(3, axis=2).repeat(channels, axis=3)
+        np.savez(tmp_path / f"{split}{channels}.npz", image=image, label=source.labels)
+        return data.Arrays(str(tmp_path / f"{split}{channels}.npz"), label="label")
+
+    others = tuple(
+        Transfer(name, enlarged("train", channels), enlarged("test", channels))
+        for name, channels in (("large", 1), ("colour", 3))
+    )
+    experiment = training.RunDirectory(run).read_experiment()
+    text = evaluate_run(
+        run,
+        dataclasses.replace(experiment, evaluate=dataclasses.replace(DIGITS, transfer=others)),
+    )
+    assert "| large " in text
+    assert "| colour " in text
+    document = json.loads((run / "evaluation.json").read_text())
+    assert list(document["transfer"]) == ["large", "colour"]
+    large, colour = document["transfer"].values()
+    for name, scores in document["scores"].items():
+        assert colour[name]["knn"] == pytest.approx(large[name]["knn"], abs=0.005)
+        if name != "raw input":  # whose features are thrice as many in colour
+            assert colour[name]["linear"] == pytest.approx(large[name]["linear"], abs=0.005)
+        # Not the very same: what an encoder takes has been shrunk, and so smoothed.
+        assert large[name]["knn"] == pytest.approx(scores["knn"], abs=0.05)
+    assert large["raw input"]["knn"] == document["scores"]["raw input"]["knn"]  # no size of its own
+
+
+@pytest.mark.slow
 def test_pairs_are_found_by_whitened_pixels_too(run, tmp_path):
     source = data.Digits("test").open()
     image = np.stack([source[i]["image"] for i in range(len(source))])
