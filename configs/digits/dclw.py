@@ -1,0 +1,24 @@
+"""SimCLR with the decoupled loss and weighted positives (DCLW) on the handwritten digits inside
+scikit-learn.
+"""
+
+from jaxcl import augment, data, encoders, methods, training
+
+
+def config() -> training.Experiment:
+    return training.Experiment(
+        data=data.Digits(split="train"),
+        views=augment.crops(8, (0.6, 1.0), degrees=15.0, brightness=0.4, noise=0.1),
+        method=methods.SimCLR(
+            encoder=encoders.SmallCNN((32, 64, 128)),
+            projector=encoders.simclr_v1_projector(64),
+            temperature=0.2,
+            contrast="dclw",
+        ),
+        optimizer=training.SGD(learning_rate=0.06, weight_decay=5e-4),
+        train=training.Train(batch_size=128, epochs=100),
+        run=training.Run(devices=1, checkpoint_every=500),
+        evaluate=training.Evaluate(
+            train=data.Digits(split="train"), test=data.Digits(split="test")
+        ),
+    )
