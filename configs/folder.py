@@ -1,4 +1,7 @@
-"""MoCo v2 on a folder of pictures, no labels: jaxcl train configs/folder.py --data.path PICTURES"""
+"""MoCo v2 on a folder of pictures, no labels: jaxcl train configs/folder.py --data.path PICTURES
+
+What it reaches depends on the pictures: nothing is measured, for want of labels.
+"""
 
 from jaxcl import augment, data, encoders, methods, training
 

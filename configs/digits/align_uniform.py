@@ -1,7 +1,7 @@
 """Alignment and uniformity on the handwritten digits inside scikit-learn.
 
-Reached with seed 0, in one to three minutes on two shared CPU cores: 20-NN 97.3 %, linear 99.0 %,
-1, 5, 10 labels a class 71.9, 90.8, 92.9 %.
+Reached with seed 0, in 75 seconds of one core of an Intel Xeon: 20-NN 97.3 %, linear 98.7 %,
+1, 5, 10 labels a class 71.3, 90.2, 92.6 %.
 """
 
 from jaxcl import augment, data, encoders, methods, training

@@ -1,7 +1,7 @@
 """Barlow Twins on the handwritten digits inside scikit-learn.
 
-Reached with seed 0, in one to three minutes on two shared CPU cores: 20-NN 97.3 %, linear 98.7 %,
-1, 5, 10 labels a class 73.0, 91.6, 93.2 %.
+Reached with seed 0, in 75 seconds of one core of an Intel Xeon: 20-NN 98.0 %, linear 98.7 %,
+1, 5, 10 labels a class 73.1, 91.9, 93.1 %.
 """
 
 from jaxcl import augment, data, encoders, methods, training

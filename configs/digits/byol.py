@@ -1,7 +1,7 @@
 """BYOL on the handwritten digits inside scikit-learn.
 
-Reached with seed 0, in one to three minutes on two shared CPU cores: 20-NN 97.6 %, linear 99.0 %,
-1, 5, 10 labels a class 69.8, 86.8, 88.8 %.
+Reached with seed 0, in 80 seconds of one core of an Intel Xeon: 20-NN 97.3 %, linear 99.0 %,
+1, 5, 10 labels a class 69.0, 86.7, 88.9 %.
 """
 
 from jaxcl import augment, data, encoders, methods, training

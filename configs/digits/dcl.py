@@ -1,7 +1,7 @@
 """SimCLR with the decoupled loss on the handwritten digits inside scikit-learn.
 
-Reached with seed 0, in one to three minutes on two shared CPU cores: 20-NN 97.6 %, linear 99.3 %,
-1, 5, 10 labels a class 71.4, 91.1, 93.4 %.
+Reached with seed 0, in 80 seconds of one core of an Intel Xeon: 20-NN 97.6 %, linear 99.3 %,
+1, 5, 10 labels a class 72.0, 90.8, 93.1 %.
 """
 
 from jaxcl import augment, data, encoders, methods, training

@@ -1,7 +1,7 @@
 """DINO on the handwritten digits inside scikit-learn.
 
-Reached with seed 0, in one to three minutes on two shared CPU cores: 20-NN 97.6 %, linear 98.7 %,
-1, 5, 10 labels a class 72.6, 90.2, 92.2 %.
+Reached with seed 0, in 85 seconds of one core of an Intel Xeon: 20-NN 98.0 %, linear 99.0 %,
+1, 5, 10 labels a class 72.4, 90.6, 92.9 %.
 """
 
 from jaxcl import augment, data, encoders, methods, training

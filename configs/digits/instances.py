@@ -1,7 +1,7 @@
 """Instance discrimination with a memory bank on the handwritten digits inside scikit-learn.
 
-Reached with seed 0, in one to three minutes on two shared CPU cores: 20-NN 97.6 %, linear 98.3 %,
-1, 5, 10 labels a class 67.7, 88.4, 92.0 %.
+Reached with seed 0, in 60 seconds of one core of an Intel Xeon: 20-NN 97.6 %, linear 98.7 %,
+1, 5, 10 labels a class 67.6, 88.1, 92.1 %.
 """
 
 from jaxcl import augment, data, encoders, methods, training

@@ -1,7 +1,7 @@
 """LeJEPA on the handwritten digits inside scikit-learn.
 
-Reached with seed 0, in one to three minutes on two shared CPU cores: 20-NN 96.3 %, linear 97.3 %,
-1, 5, 10 labels a class 70.1, 89.2, 91.4 %.
+Reached with seed 0, in 110 seconds of one core of an Intel Xeon: 20-NN 96.6 %, linear 97.6 %,
+1, 5, 10 labels a class 70.0, 89.0, 91.3 %.
 """
 
 from jaxcl import augment, data, encoders, methods, training

@@ -1,7 +1,7 @@
 """MoCo v2+ on the handwritten digits inside scikit-learn.
 
-Reached with seed 0, in one to three minutes on two shared CPU cores: 20-NN 98.0 %, linear 98.7 %,
-1, 5, 10 labels a class 71.2, 91.4, 93.5 %.
+Reached with seed 0, in 80 seconds of one core of an Intel Xeon: 20-NN 98.0 %, linear 98.7 %,
+1, 5, 10 labels a class 70.2, 91.5, 94.1 %.
 """
 
 from jaxcl import augment, data, encoders, methods, training

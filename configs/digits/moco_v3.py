@@ -1,7 +1,7 @@
 """MoCo v3 on the handwritten digits inside scikit-learn.
 
-Reached with seed 0, in one to three minutes on two shared CPU cores: 20-NN 98.3 %, linear 98.3 %,
-1, 5, 10 labels a class 66.0, 87.7, 90.3 %.
+Reached with seed 0, in 85 seconds of one core of an Intel Xeon: 20-NN 97.6 %, linear 98.7 %,
+1, 5, 10 labels a class 66.7, 88.0, 90.5 %.
 """
 
 from jaxcl import augment, data, encoders, methods, training

@@ -1,7 +1,7 @@
 """NNCLR on the handwritten digits inside scikit-learn.
 
-Reached with seed 0, in one to three minutes on two shared CPU cores: 20-NN 97.0 %, linear 99.0 %,
-1, 5, 10 labels a class 69.7, 90.4, 92.0 %.
+Reached with seed 0, in 80 seconds of one core of an Intel Xeon: 20-NN 97.6 %, linear 98.7 %,
+1, 5, 10 labels a class 70.0, 90.2, 91.7 %.
 """
 
 from jaxcl import augment, data, encoders, methods, training

@@ -1,7 +1,7 @@
 """ReSSL on the handwritten digits inside scikit-learn; the teacher sees the weaker view.
 
-Reached with seed 0, in one to three minutes on two shared CPU cores: 20-NN 99.0 %, linear 99.0 %,
-1, 5, 10 labels a class 78.0, 94.5, 95.8 %.
+Reached with seed 0, in 65 seconds of one core of an Intel Xeon: 20-NN 98.7 %, linear 99.7 %,
+1, 5, 10 labels a class 78.3, 94.2, 96.0 %.
 """
 
 from jaxcl import augment, data, encoders, methods, training

@@ -1,7 +1,7 @@
 """SimCLR on the handwritten digits inside scikit-learn.
 
-Reached with seed 0, in one to three minutes on two shared CPU cores: 20-NN 98.0 %, linear 99.3 %,
-1, 5, 10 labels a class 72.3, 90.7, 92.1 %.
+Reached with seed 0, in 75 seconds of one core of an Intel Xeon: 20-NN 98.0 %, linear 99.3 %,
+1, 5, 10 labels a class 71.9, 90.9, 92.4 %.
 """
 
 from jaxcl import augment, data, encoders, methods, training

@@ -1,7 +1,7 @@
 """SimSiam on the handwritten digits inside scikit-learn.
 
-Reached with seed 0, in one to three minutes on two shared CPU cores: 20-NN 96.3 %, linear 97.6 %,
-1, 5, 10 labels a class 63.4, 82.7, 86.2 %.
+Reached with seed 0, in 70 seconds of one core of an Intel Xeon: 20-NN 96.3 %, linear 97.0 %,
+1, 5, 10 labels a class 63.6, 82.9, 86.0 %.
 """
 
 from jaxcl import augment, data, encoders, methods, training

@@ -1,7 +1,7 @@
 """SupCon, which sees the labels, on the handwritten digits inside scikit-learn.
 
-Reached with seed 0, in one to three minutes on two shared CPU cores: 20-NN 98.3 %, linear 99.0 %,
-1, 5, 10 labels a class 86.7, 97.2, 98.1 %.
+Reached with seed 0, in 75 seconds of one core of an Intel Xeon: 20-NN 98.3 %, linear 99.3 %,
+1, 5, 10 labels a class 86.3, 97.5, 97.9 %.
 """
 
 from jaxcl import augment, data, encoders, methods, training

@@ -1,7 +1,7 @@
 """SwAV on the handwritten digits inside scikit-learn.
 
-Reached with seed 0, in one to three minutes on two shared CPU cores: 20-NN 98.3 %, linear 99.3 %,
-1, 5, 10 labels a class 70.9, 90.9, 92.8 %.
+Reached with seed 0, in 75 seconds of one core of an Intel Xeon: 20-NN 98.3 %, linear 98.7 %,
+1, 5, 10 labels a class 70.8, 90.6, 92.7 %.
 """
 
 from jaxcl import augment, data, encoders, methods, training

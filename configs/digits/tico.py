@@ -1,7 +1,7 @@
 """TiCo on the handwritten digits inside scikit-learn.
 
-Reached with seed 0, in one to three minutes on two shared CPU cores: 20-NN 97.6 %, linear 99.0 %,
-1, 5, 10 labels a class 69.1, 88.9, 91.4 %.
+Reached with seed 0, in 65 seconds of one core of an Intel Xeon: 20-NN 97.6 %, linear 99.0 %,
+1, 5, 10 labels a class 68.7, 88.9, 91.4 %.
 """
 
 from jaxcl import augment, data, encoders, methods, training

@@ -1,7 +1,7 @@
 """VICReg on the handwritten digits inside scikit-learn.
 
-Reached with seed 0, in one to three minutes on two shared CPU cores: 20-NN 98.3 %, linear 99.0 %,
-1, 5, 10 labels a class 80.4, 95.0, 96.7 %.
+Reached with seed 0, in 75 seconds of one core of an Intel Xeon: 20-NN 98.0 %, linear 98.3 %,
+1, 5, 10 labels a class 80.0, 94.4, 96.7 %.
 """
 
 from jaxcl import augment, data, encoders, methods, training

@@ -1,7 +1,7 @@
 """W-MSE on the handwritten digits inside scikit-learn.
 
-Reached with seed 0, in one to three minutes on two shared CPU cores: 20-NN 98.3 %, linear 98.3 %,
-1, 5, 10 labels a class 72.8, 89.9, 92.9 %.
+Reached with seed 0, in 70 seconds of one core of an Intel Xeon: 20-NN 97.6 %, linear 98.3 %,
+1, 5, 10 labels a class 73.4, 91.4, 93.9 %.
 """
 
 from jaxcl import augment, data, encoders, methods, training
