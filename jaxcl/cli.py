@@ -5,10 +5,11 @@ import dataclasses
 import functools
 import importlib.util
 import inspect
+import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _USAGE_ERROR = 2
 _SIGNALLED = 128
+_LOST = 75  # EX_TEMPFAIL: to start again is enough
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if asked else _USAGE_ERROR
     try:
         if known.verb == "train":
-            return _train(known.target, known.out, known.population, rest)
+            return _train(known, rest)
         if known.verb == "evaluate":
             return _evaluate(Path(known.run_dir), known.config, known.corruptions)
         if known.verb == "finetune":
@@ -60,7 +62,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
         "train",
         help="train from a config file, or go on with a run",
         usage="jaxcl train CONFIG|RUN_DIR [--out RUN_DIR] [--population FIELD=[VALUE,...]] "
-        "[--dotted.option VALUE ...]",
+        "[--coordinator HOST:PORT --processes N --process I] [--dotted.option VALUE ...]",
         description="Trains an experiment, or resumes the run in a directory. "
         "`jaxcl train CONFIG --help` lists every option of that experiment with its default.",
         add_help=False,
@@ -72,6 +74,15 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
         metavar="FIELD=[VALUE,...]",
         help="train one member a value, all in one program, as in 'method.temperature=[0.1,0.2]'",
     )
+
+    train.add_argument(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="where several processes train: address of the first (srun, mpirun on one host and "
+        "TPU pods say this and the next two by themselves)",
+    )
+    train.add_argument("--processes", type=int, metavar="N", help="how many there are")
+    train.add_argument("--process", type=int, metavar="I", help="which this one is, from 0")
 
     evaluate = verbs.add_parser("evaluate", help="measure what a run has learned")
     evaluate.add_argument("run_dir", metavar="RUN_DIR")
@@ -131,15 +142,53 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     return parser, train
 
 
-def _train(target: str, out: str | None, population: str | None, options: list[str]) -> int:
+def _train(known: argparse.Namespace, options: list[str]) -> int:
+    from jaxcl.training.errors import UserError
+    from jaxcl.training.processes import all_or_none, find_launch, join, part
+
+    launch = roll_call = None
+    try:
+        launch = find_launch(
+            os.environ,
+            coordinator=known.coordinator,
+            processes=known.processes,
+            process=known.process,
+        )
+        if launch is None:
+            return _train_here(known, options)
+        roll_call = join(launch)
+        with all_or_none():
+            if known.population is not None:
+                raise UserError("--population trains in one process: start one")
+        return _train_here(known, options, finish=part)
+    except (UserError, OSError) as error:
+        return _complain(error, where="" if launch is None else f"process {launch.index}: ")
+    except RuntimeError:  # of a collective, where a process it waits for has ended
+        gone = [] if roll_call is None else roll_call.missing()
+        if not gone:
+            raise
+        names = f"process{'es'[: 2 * (len(gone) > 1)]} {', '.join(map(str, gone))}"
+        _complain(
+            UserError(f"lost {names} of the run: look at what ended it, then start all again")
+        )
+        os._exit(_LOST)  # jax would wait for the lost one, and abort
+
+
+def _train_here(
+    known: argparse.Namespace, options: list[str], *, finish: Callable[[], None] = lambda: None
+) -> int:
+    """Trains, alone or as one of several processes, and evaluates in the first, once all others
+    may `finish`."""
     from rich.console import Console
 
     from jaxcl.overrides import override
     from jaxcl.training import RunDirectory, free_directory, train
     from jaxcl.training.errors import UserError
+    from jaxcl.training.processes import all_or_none, is_first
 
+    target, out, population = known.target, known.out, known.population
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
-    try:
+    with all_or_none():
         if Path(target).is_dir():
             if out is not None:
                 raise UserError("--out goes with a config file; a run directory resumes in place")
@@ -153,17 +202,20 @@ def _train(target: str, out: str | None, population: str | None, options: list[s
             if population is not None:
                 directory = Path(out) if out else free_directory(directory.with_name("population"))
         experiment = override(experiment, options, program=f"jaxcl train {target}")
-        if population is not None:
-            return _train_population(experiment, population, directory, console)
-        outcome = train(experiment, directory, console=console)
-    except (UserError, OSError) as error:
-        return _complain(error)
+    if population is not None:
+        return _train_population(experiment, population, directory, console)
+    outcome = train(experiment, directory, console=console)
+    speaks = is_first()
+    finish()
     if outcome.stopped_by is not None:
-        console.print(
-            f"stopped after step {outcome.step} of {outcome.total_steps}. "
-            f"Go on with: jaxcl train {directory}"
-        )
+        if speaks:
+            console.print(
+                f"stopped after step {outcome.step} of {outcome.total_steps}. "
+                f"Go on with: jaxcl train {directory}"
+            )
         return _SIGNALLED + outcome.stopped_by
+    if not speaks:
+        return 0
     console.print(f"trained {outcome.step} steps; the run is in {directory}")
     return _evaluate(directory, experiment) if experiment.evaluate is not None else 0
 
@@ -341,8 +393,9 @@ def _silence_failing_saves() -> None:
     sys.unraisablehook = report_others
 
 
-def _complain(error: Exception) -> int:
-    print(f"jaxcl: error: {error}", file=sys.stderr)
+def _complain(error: Exception, *, where: str = "") -> int:
+    text = str(error)
+    print(f"jaxcl: error: {'' if text.startswith(where) else where}{text}", file=sys.stderr)
     return _USAGE_ERROR
 
 

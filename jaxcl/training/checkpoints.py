@@ -47,8 +47,16 @@ class Checkpoints:
     whole manifest does not count.
     """
 
-    def __init__(self, folder: Path, *, keep_last: int = 2, keep_every: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        keep_last: int = 2,
+        keep_every: int | None = None,
+        write: bool = True,
+    ) -> None:
         self._folder = folder.absolute()
+        self._write = write
         self._keep_last = keep_last
         self._keep_every = keep_every
         self._saving: tuple[int, dict[str, np.ndarray]] | None = None
@@ -58,11 +66,14 @@ class Checkpoints:
     def save(self, step: int, state: Any) -> None:
         """Copies `state` from the devices and writes it in the background.
 
-        Waits for the checkpoint before it, if that is still being written.
+        Waits for the checkpoint before it, if that is still being written. Does nothing without
+        `write`, as in all processes of a run but the first.
 
         Raises:
           CheckpointError: if that one, or the start of this one, failed.
         """
+        if not self._write:
+            return
         self.wait()
         arrays = {name: np.array(leaf) for name, leaf in name_leaves(state).items()}
         folder = self._folder / f"{step:08d}"
@@ -71,9 +82,11 @@ class Checkpoints:
             folder.mkdir(parents=True)
             self._check_space(arrays)
             if self._writer is None:
+                alone = _alone()
                 self._writer = ocp.AsyncCheckpointer(
-                    ocp.StandardCheckpointHandler(),
+                    ocp.StandardCheckpointHandler(multiprocessing_options=alone),
                     async_options=ocp.options.AsyncOptions(post_finalization_callback=self._finish),
+                    multiprocessing_options=alone,
                 )
             self._saving, self._last_step = (step, arrays), step
             self._writer.save(folder / _ARRAYS, args=ocp.args.StandardSave(_without_empty(arrays)))
@@ -162,7 +175,9 @@ class Checkpoints:
             if not path.is_file() or _file_digest(path) != digest:
                 raise CheckpointError(f"step {step}: its file {name} is damaged or missing")
         try:
-            with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+            alone = _alone()
+            handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+            with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
                 arrays = reader.restore(
                     folder / _ARRAYS, args=ocp.args.StandardRestore(_without_empty(empty))
                 )
@@ -233,6 +248,14 @@ class Checkpoints:
             f"cannot write the checkpoint of step {step} below {self._folder} ({reason[:200]}); "
             f"{newest}. Free some disk or mend the permissions, then resume the run"
         )
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """Tells orbax that this process reads or writes by itself, not with the others of its run."""
+    index = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process{index}"
+    )
 
 
 def name_leaves(tree: Any) -> dict[str, Any]:

@@ -61,11 +61,14 @@ class DeviceMap:
         return jax.device_put(host, NamedSharding(self._mesh, P()))
 
     def split(self, batch: Any) -> Any:
-        """Places a host batch of [B, ...] arrays, a part on each device, without waiting."""
-        if self.mapping == "pmap":
-            count = len(self.devices)
+        """Places a host batch of [b, ...] arrays, without waiting: this process's rows, a part on
+        each of its devices."""
+        mesh = self._mesh
+        if self.mapping == "pmap":  # which takes what lies on this process's own devices
+            mesh = Mesh(np.array(mesh.local_devices), (AXIS,), axis_types=(AxisType.Auto,))
+            count = mesh.size
             batch = jax.tree.map(lambda x: x.reshape(count, len(x) // count, *x.shape[1:]), batch)
-        sharding = NamedSharding(self._mesh, P(AXIS))
+        sharding = NamedSharding(mesh, P(AXIS))
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
     @cached_property
@@ -83,6 +86,11 @@ def choose_devices(count: int | None = None) -> tuple[jax.Device, ...]:
     # when the devices are first asked for.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     devices = jax.devices()
+    if count is not None and jax.process_count() > 1 and count != len(devices):
+        raise ValueError(
+            f"run.devices is {count}, but the {jax.process_count()} processes have {len(devices)} "
+            "devices, all of which take part: leave run.devices out"
+        )
     if count is not None and not 1 <= count <= len(devices):
         raise ValueError(
             f"run.devices is {count}, but there are {len(devices)} {devices[0].platform} devices. "

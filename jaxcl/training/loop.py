@@ -2,9 +2,11 @@
 
 import contextlib
 import dataclasses
+import json
 import signal
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +16,7 @@ from rich.console import Console
 
 from jaxcl.data import Batches, prefetch
 from jaxcl.training.checkpoints import Checkpoints
+from jaxcl.training.config_json import differences, to_data
 from jaxcl.training.errors import DataError
 from jaxcl.training.experiment import Experiment
 from jaxcl.training.observers import (
@@ -24,6 +27,7 @@ from jaxcl.training.observers import (
     Verdict,
     check_finite,
 )
+from jaxcl.training.processes import agree, all_or_none, any_of, code_digest, is_first
 from jaxcl.training.run_directory import RunDirectory, RunLock
 from jaxcl.training.setup import Setup, set_up
 from jaxcl.training.state import TrainState
@@ -71,20 +75,30 @@ def train(experiment: Experiment, directory: Path, *, console: Console | None = 
       OSError: where files cannot be read or written; checkpoints written before are kept.
     """
     console = console or Console(stderr=True)
-    setup = set_up(experiment)
-    files = RunDirectory(directory)
-    with RunLock(directory), StopRequest() as stop, contextlib.ExitStack() as closing:
-        notices = files.prepare(experiment, setup.facts)
-        for notice in (*setup.notices, *notices):
+    first = is_first()
+    if not first:
+        console = Console(quiet=True)
+    with all_or_none():
+        setup = set_up(experiment)
+    _agree(setup)
+    files, run = RunDirectory(directory), experiment.run
+    with StopRequest() as stop, contextlib.ExitStack() as closing:
+        notices = setup.notices
+        with all_or_none():
+            if first:
+                closing.enter_context(RunLock(directory))
+                notices = (*notices, *files.prepare(experiment, setup.facts))
+        for notice in notices:
             say(console, f"note: {notice}")
-        run = experiment.run
         checkpoints = Checkpoints(
-            files.checkpoints, keep_last=run.keep_last, keep_every=run.keep_every
+            files.checkpoints, keep_last=run.keep_last, keep_every=run.keep_every, write=first
         )
         closing.callback(checkpoints.close)
-        start, state = _start_or_resume(setup, checkpoints, console)
-        metrics_file = MetricsFile(files.metrics, restored_step=start)
+        with all_or_none():
+            start, state = _start_or_resume(setup, checkpoints, console)
+            metrics_file = MetricsFile(files.metrics, restored_step=start, write=first)
         closing.callback(metrics_file.close)
+        agree("newest checkpoint", f"that of step {start}")
         if start >= setup.total_steps:
             return Outcome(start, setup.total_steps, None, ())
         bar = closing.enter_context(
@@ -102,6 +116,20 @@ def train(experiment: Experiment, directory: Path, *, console: Console | None = 
         replaced = ReplacedImages(setup.source.names, bar.say, before=metrics_file.last_row)
         step = _run_steps(setup, state, start, checkpoints, stop, bar, observe, replaced)
     return Outcome(step, setup.total_steps, stop.signal, tuple(verdict.alarms))
+
+
+def _agree(setup: Setup) -> None:
+    """Sees that all processes do the same; else they would compute nonsense, or wait for ever."""
+
+    def describe(here: str, there: str) -> str:
+        return "; ".join(differences(json.loads(there), json.loads(here))[:3])
+
+    versions = ", ".join(f"{name} {version(name)}" for name in ("jax", "flax", "optax"))
+    agree("version", versions)
+    agree("jaxcl", code_digest())
+    agree("experiment", json.dumps(to_data(setup.experiment)), describe=describe)
+    facts = setup.facts
+    agree("data set", f"{facts.examples} images {list(facts.image_shape)} {facts.image_dtype}")
 
 
 def _start_or_resume(
@@ -135,6 +163,8 @@ def _run_steps(
         setup.source,
         train.batch_size,
         seed=train.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
         workers=run.workers,
         start=start,
         steps=total - start,
@@ -150,7 +180,8 @@ def _run_steps(
                     done = step if metrics["loss"].is_ready() else logged[0]
                     observe(clock.row(*logged, batches.waited_seconds, done))
                     logged = None
-                stopping = stop.signal  # read once: what asks later waits for the next step
+                # Read once: what asks later waits for the next step.
+                stopping = _agreed_signal(stop, due=step % run.log_every == 0)
                 saving = step % run.checkpoint_every == 0 or step == total or stopping is not None
                 if saving or step % run.log_every == 0 or step == start + 1:
                     logged = (step, metrics, replaced.count)
@@ -170,6 +201,15 @@ def _run_steps(
                 raise  # else what asked this process to stop has ended its workers too
     checkpoints.wait()
     return step
+
+
+def _agreed_signal(stop: StopRequest, *, due: bool) -> signal.Signals | None:
+    """What asks this process to stop, or any of several, which ask each other where it is due."""
+    if jax.process_count() > 1:
+        if not (due and any_of(stop.signal is not None)):
+            return None
+        stop.signal = stop.signal or signal.SIGTERM
+    return stop.signal
 
 
 def readable(batches: Iterator[T]) -> Iterator[T]:

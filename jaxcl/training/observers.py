@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TypeAlias
+from typing import TextIO, TypeAlias
 
 import numpy as np
 from rich.console import Console
@@ -34,14 +34,20 @@ _NAMED_IMAGES = 5
 class MetricsFile:
     """Appends rows to metrics.jsonl, one JSON object a line."""
 
-    def __init__(self, path: Path, *, restored_step: int) -> None:
-        """Opens the file and cuts the rows past the restored step, which are computed anew."""
+    def __init__(self, path: Path, *, restored_step: int, write: bool = True) -> None:
+        """Opens the file and cuts the rows past the restored step, which are computed anew.
+
+        Without `write`, as in all processes of a run but the first, it is only read.
+        """
         rows = read_metrics(path)
         kept = [row for row in rows if row.get("step", 0) <= restored_step]
-        if len(kept) < len(rows) or (path.exists() and not path.read_text().endswith("\n")):
-            write_durably(path, "".join(json.dumps(row) + "\n" for row in kept))
         self.last_row: Row | None = kept[-1] if kept else None
         """The row that the run goes on from."""
+        self._file: TextIO | None = None
+        if not write:
+            return
+        if len(kept) < len(rows) or (path.exists() and not path.read_text().endswith("\n")):
+            write_durably(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._path = path
         try:
             self._file = path.open("a", buffering=1)
@@ -50,6 +56,8 @@ class MetricsFile:
 
     def log(self, row: Row) -> None:
         """Writes one row."""
+        if self._file is None:
+            return
         line = json.dumps({name: _rounded(value) for name, value in row.items()}) + "\n"
         try:
             self._file.write(line)
@@ -58,8 +66,9 @@ class MetricsFile:
 
     def close(self) -> None:
         """Closes the file; a row that the disk refused stays lost, and was complained of."""
-        with contextlib.suppress(OSError):
-            self._file.close()
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
 
 
 def read_metrics(path: Path) -> list[Row]:

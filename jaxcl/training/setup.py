@@ -91,8 +91,8 @@ class Setup:
         return state, metrics | probed
 
     def host_batch(self) -> dict[str, np.ndarray]:
-        """A batch of zeros, of the shapes and types that the step will get."""
-        size = self.experiment.train.batch_size
+        """This process's part of a batch, zeros of the shapes and types that the step will get."""
+        size = self.experiment.train.batch_size // jax.process_count()
         batch = {
             "image": np.zeros((size, *self.facts.image_shape), self.facts.image_dtype),
             "index": np.zeros(size, np.int32),
@@ -116,8 +116,6 @@ def set_up(experiment: Experiment) -> Setup:
 def _set_up(experiment: Experiment) -> Setup:
     train, run = experiment.train, experiment.run
     devices = choose_devices(run.devices)
-    if jax.process_count() > 1:
-        raise ValueError("training over several processes is not supported yet: start one")
     check_batch_size(train.batch_size, len(devices))
     if run.micro_batch is not None:
         check_micro_batch(run.micro_batch, train.batch_size // len(devices), name="run.micro_batch")

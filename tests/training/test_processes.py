@@ -1,0 +1,270 @@
+"""Several processes as one run, started here as a cluster would start them."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from jaxcl.training import restore_run
+from jaxcl.training.errors import UserError
+from jaxcl.training.processes import Launch, find_launch
+
+CONFIG = """
+from jaxcl import augment, data, encoders, methods, training
+
+def config():
+    return training.Experiment(
+        data=data.Digits(),
+        views=augment.crops(8),
+        method=methods.MoCo(
+            encoder=encoders.SmallCNN((4, 8), batch_norm_groups=1),
+            projector=encoders.moco_v2_projector(16),
+            queue_size=200,
+        ),
+        optimizer=training.SGD(learning_rate=0.1),
+        train=training.Train(batch_size=64, epochs=20 / 23),
+        run=training.Run(log_every=2, checkpoint_every=10),
+    )
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "launch"),
+    [
+        ({}, None),
+        (
+            {
+                "JAX_COORDINATOR_ADDRESS": "first:1234",
+                "JAX_NUM_PROCESSES": "3",
+                "JAX_PROCESS_ID": "2",
+            },
+            Launch("first:1234", 3, 2),
+        ),
+        (
+            {
+                "SLURM_JOB_ID": "4099",
+                "SLURM_STEP_NODELIST": "node[007-010,12],other",
+                "SLURM_STEP_NUM_TASKS": "5",
+                "SLURM_NTASKS": "9",
+                "SLURM_PROCID": "4",
+            },
+            Launch("node007:61443", 5, 4),
+        ),
+        (
+            {"SLURM_STEP_NODELIST": "a,b", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"},
+            Launch("a:61440", 2, 0),
+        ),
+        ({"SLURM_STEP_NODELIST": "a", "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, None),
+        (
+            {
+                "OMPI_COMM_WORLD_SIZE": "4",
+                "OMPI_COMM_WORLD_LOCAL_SIZE": "4",
+                "OMPI_COMM_WORLD_RANK": "1",
+            },
+            Launch("127.0.0.1:8476", 4, 1),
+        ),
+        (
+            {
+                "OMPI_COMM_WORLD_SIZE": "4",
+                "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+                "OMPI_COMM_WORLD_RANK": "1",
+                "JAX_COORDINATOR_ADDRESS": "first:99",
+            },
+            Launch("first:99", 4, 1),
+        ),
+        (
+            {"TPU_WORKER_HOSTNAMES": "t-0,t-1", "TPU_WORKER_ID": "1"},
+            Launch("t-0:8476", 2, 1),
+        ),
+        ({"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}, None),
+    ],
+)
+def test_a_cluster_says_who_this_is(environment, launch):
+    assert find_launch(environment) == launch
+
+
+def test_flags_go_before_variables():
+    found = find_launch(
+        {"TPU_WORKER_HOSTNAMES": "t-0,t-1"}, coordinator="here:1", processes=2, process=1
+    )
+    assert found == Launch("here:1", 2, 1)
+    assert find_launch({}, coordinator="here:1", processes=1, process=0) is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"coordinator": "a:1"}, "--coordinator came without --processes and --process"),
+        ({"coordinator": "a:1", "processes": 2, "process": 2}, "process 2 of 2: .* from 0 to 1"),
+        ({"coordinator": "a", "processes": 2, "process": 0}, "'a': expected HOST:PORT"),
+        ({"coordinator": "a:b", "processes": 2, "process": 0}, "'a:b': expected HOST:PORT"),
+    ],
+)
+def test_flags_that_do_not_fit(flags, message):
+    with pytest.raises(UserError, match=message):
+        find_launch({}, **flags)
+
+
+def test_open_mpi_over_several_hosts_wants_the_first():
+    environment = {
+        "OMPI_COMM_WORLD_SIZE": "4",
+        "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+        "OMPI_COMM_WORLD_RANK": "0",
+    }
+    with pytest.raises(UserError, match="came without JAX_COORDINATOR_ADDRESS"):
+        find_launch(environment)
+
+
+class Fleet:
+    """Processes of one run, each with its own virtual CPU devices."""
+
+    def __init__(self, config, out, *, processes, devices, port, options=None):
+        self.running = []
+        environment = os.environ | {
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        }
+        for index in range(processes):
+            place = ["--coordinator", f"127.0.0.1:{port}"]
+            place += ["--processes", str(processes), "--process", str(index)]
+            command = [sys.executable, "-m", "jaxcl.cli", "train", config, "--out", out]
+            own = (options or {}).get(index, [])
+            self.running.append(
+                subprocess.Popen(
+                    [*map(str, command), *(place if processes > 1 else []), *own],
+                    env=environment,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                )
+            )
+
+    def wait(self):
+        """Exit codes and what each said."""
+        said = [process.communicate(timeout=200)[0] for process in self.running]
+        return [process.returncode for process in self.running], said
+
+
+@pytest.fixture
+def fleet(tmp_path):
+    """Starts processes on the config above, and ends what is left of them."""
+    config, started = tmp_path / "small.py", []
+    config.write_text(CONFIG)
+
+    def start(name, *, processes, devices, options=None):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        new = Fleet(
+            config,
+            tmp_path / name,
+            processes=processes,
+            devices=devices,
+            port=port,
+            options=options,
+        )
+        started.append(new)
+        return new
+
+    yield start
+    for each in started:
+        for process in each.running:
+            process.kill()
+
+
+def rows(directory):
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_processes_train_as_one(fleet, tmp_path):
+    """Two of two devices, four of one and one of four; another length is another run."""
+    for name, processes, devices, mapping in (
+        ("two", 2, 2, "shard_map"),
+        ("four", 4, 1, "pmap"),
+        ("one", 1, 4, "pmap"),
+    ):
+        options = {index: ["--run.mapping", mapping] for index in range(processes)}
+        codes, said = fleet(name, processes=processes, devices=devices, options=options).wait()
+        assert codes == [0] * processes, said
+        assert "trained 20 steps" in said[0]
+        assert all("trained" not in text for text in said[1:])  # the first speaks
+    one = rows(tmp_path / "one")
+    for name in ("two", "four"):
+        for found, wanted in zip(rows(tmp_path / name), one, strict=True):
+            assert found["step"] == wanted["step"]
+            for metric in ("loss", "accuracy", "gradient_norm", "effective_rank"):
+                assert found[metric] == pytest.approx(wanted[metric], rel=1e-5, abs=1e-5)
+    longer = {0: ["--train.epochs", str(30 / 23)]}
+    codes, said = fleet("four", processes=1, devices=2, options=longer).wait()
+    assert codes == [2], said
+    assert "train.epochs" in said[0]
+
+
+@pytest.mark.slow
+def test_a_stop_of_one_stops_all_and_another_number_goes_on(fleet, tmp_path):
+    longer = {index: ["--train.epochs", "20"] for index in range(2)}
+    first = fleet("run", processes=2, devices=1, options=longer)
+    wait_for(tmp_path / "run" / "checkpoints" / "00000010")
+    first.running[1].send_signal(signal.SIGTERM)
+    codes, said = first.wait()
+    assert codes == [128 + signal.SIGTERM] * 2, said
+    stopped = restore_run(tmp_path / "run")
+    assert f"stopped after step {stopped.step} of 460" in said[0]
+    again = fleet("run", processes=1, devices=4, options=longer)
+    wait_for(tmp_path / "run" / "checkpoints" / f"{(stopped.step // 10 + 2) * 10:08d}")
+    again.running[0].send_signal(signal.SIGTERM)
+    codes, said = again.wait()
+    assert f"resuming after step {stopped.step}" in said[0]
+    steps = [row["step"] for row in rows(tmp_path / "run")]
+    assert steps == sorted(set(steps))
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_others_which_name_it(fleet, tmp_path):
+    options = ["--train.epochs", "20", "--train.batch-size", "60"]
+    run = fleet("run", processes=3, devices=1, options=dict.fromkeys(range(3), options))
+    wait_for(tmp_path / "run" / "checkpoints" / "00000010")
+    run.running[1].kill()
+    began = time.monotonic()
+    codes, said = run.wait()
+    assert time.monotonic() - began < 30
+    assert codes == [75, -signal.SIGKILL, 75], said
+    for text in (said[0], said[2]):
+        assert "lost process 1 of the run" in text
+    assert restore_run(tmp_path / "run").step >= 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {1: ["--method.temperature", "0.3"]},
+            "another experiment than process 0: method.temperature: 0.3 there, 0.2 here",
+        ),
+        ({1: ["--train.batch-size", "62"]}, "another experiment than process 0: train.batch_size"),
+        ({1: ["--method.temprature", "0.3"]}, "process 1: .*temprature"),
+        ({index: ["--train.batch-size", "63"] for index in range(2)}, "does not divide over 2"),
+        ({index: ["--run.devices", "1"] for index in range(2)}, "have 2 devices, all of which"),
+    ],
+)
+def test_what_does_not_agree_is_said_by_all(fleet, options, message):
+    codes, said = fleet("run", processes=2, devices=1, options=options).wait()
+    assert codes == [2, 2], said
+    for text in said:
+        lines = [line for line in text.splitlines() if line.startswith("jaxcl: error")]
+        assert len(lines) == 1, text
+        assert re.search(message, lines[0]), text
+
+
+def wait_for(path, seconds=150):
+    end = time.monotonic() + seconds
+    while not (path / "manifest.json").exists():
+        assert time.monotonic() < end, f"{path} was not written"
+        time.sleep(0.2)
