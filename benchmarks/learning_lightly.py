@@ -4,7 +4,8 @@ Runs in the environment that learning.py makes. Batches and views are the very o
 of the same seed has, and so is what encoder, heads, prototypes and memory start as. What differs is
 each library's habit: lightly encodes view by view, where jaxcl's SimCLR, DCL, SwAV and DINO have
 batch statistics of both; its SwAV has biases of prototypes; its NNCLR keeps the second view; its
-MoCo has one group of batch statistics. With `alike` it has jaxcl's habits, but for MoCo's.
+MoCo has one group of batch statistics; its Barlow Twins weighs correlations by 0.005, not 0.0051.
+With `alike` it has jaxcl's habits, but for the last two.
 """
 
 import copy
