@@ -132,7 +132,7 @@ def join(launch: Launch, *, seconds: int = 60) -> RollCall:
       UserError: where the coordinator does not answer, or not all come.
     """
     if launch.coordinator is not None and launch.index:
-        _wait_for(launch.coordinator, launch, seconds)
+        _wait_for(launch.coordinator, seconds)
     try:
         jax.distributed.initialize(
             launch.coordinator,
@@ -274,7 +274,7 @@ def _own_address(coordinator: str) -> str:
         return str(outgoing.getsockname()[0])
 
 
-def _wait_for(coordinator: str, launch: Launch, seconds: int) -> None:
+def _wait_for(coordinator: str, seconds: int) -> None:
     host, _, port = coordinator.rpartition(":")
     end = time.monotonic() + seconds
     while True:
@@ -284,8 +284,7 @@ def _wait_for(coordinator: str, launch: Launch, seconds: int) -> None:
         except OSError as error:
             if time.monotonic() > end:
                 raise UserError(
-                    f"process {launch.index} of {launch.count}: the coordinator {coordinator} does "
-                    f"not answer within {seconds} s ({error.strerror or error}). Is process 0 "
-                    "started, and is that its address?"
+                    f"the coordinator {coordinator} does not answer within {seconds} s "
+                    f"({error.strerror or error}). Is process 0 started, and is that its address?"
                 ) from error
             time.sleep(0.5)

@@ -13,7 +13,7 @@ import pytest
 
 from jaxcl.training import restore_run
 from jaxcl.training.errors import UserError
-from jaxcl.training.processes import Launch, find_launch
+from jaxcl.training.processes import Launch, find_launch, join
 
 CONFIG = """
 from jaxcl import augment, data, encoders, methods, training
@@ -119,6 +119,13 @@ def test_open_mpi_over_several_hosts_wants_the_first():
     }
     with pytest.raises(UserError, match="came without JAX_COORDINATOR_ADDRESS"):
         find_launch(environment)
+
+
+def test_a_coordinator_that_does_not_answer_is_named():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with pytest.raises(UserError, match=f"127.0.0.1:{port} does not answer within 1 s"):
+        join(Launch(f"127.0.0.1:{port}", 2, 1), seconds=1)
 
 
 class Fleet:
