@@ -157,12 +157,15 @@ def _train(known: argparse.Namespace, options: list[str]) -> int:
         if launch is None:
             return _train_here(known, options)
         roll_call = join(launch)
+        if roll_call is None:
+            return _train_here(known, options)
         with all_or_none():
             if known.population is not None:
                 raise UserError("--population trains in one process: start one")
         return _train_here(known, options, finish=part)
     except (UserError, OSError) as error:
-        return _complain(error, where="" if launch is None else f"process {launch.index}: ")
+        index = None if launch is None else launch.index
+        return _complain(error, where="" if index is None else f"process {index}: ")
     except RuntimeError:  # of a collective, where a process it waits for has ended
         gone = [] if roll_call is None else roll_call.missing()
         if not gone:

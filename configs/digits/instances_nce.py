@@ -3,6 +3,9 @@ scikit-learn.
 
 Reached with seed 0, in 50 seconds of one core of an Intel Xeon: 20-NN 98.3 %, linear 98.7 %,
 1, 5, 10 labels a class 66.0, 87.3, 90.5 %.
+
+With one linear layer as projector, as published, the embeddings collapsed: BatchNorm keeps them
+apart.
 """
 
 from jaxcl import augment, data, encoders, methods, training

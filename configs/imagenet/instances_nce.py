@@ -1,5 +1,7 @@
 """Instance discrimination, ResNet-50, 200 epochs of ImageNet by noise-contrastive estimation with
 4,096 draws, as published (46.8 % by neighbours); not run here.
+
+On digits such a projector collapsed: see configs/digits/instances_nce.py.
 """
 
 from jaxcl import augment, data, encoders, methods, training

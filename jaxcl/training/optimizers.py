@@ -172,7 +172,7 @@ class SGD(Optimizer):
     network keeps from decay, such as a ViT its positions."""
 
     def _decays(self, params: Any) -> Any:
-        return is_matrix(params) if self.decay == "matrices" else is_any(params)
+        return _NAMED_MASKS[self.decay](params)
 
     def _update_rule(
         self, learning_rate: optax.Schedule, total_steps: int, decays: Mask
@@ -208,7 +208,7 @@ class LARS(Optimizer):
     """Learning rate of biases and norms relative to that of matrices; Barlow Twins: 0.024."""
 
     def _decays(self, params: Any) -> Any:
-        return is_matrix(params) if self.decay == "matrices" else is_any(params)
+        return _NAMED_MASKS[self.decay](params)
 
     def _update_rule(
         self, learning_rate: optax.Schedule, total_steps: int, decays: Mask
@@ -287,5 +287,8 @@ def is_any(params: Any) -> Any:
 
 
 def is_vector(params: Any) -> Any:
-    """The others."""
+    """Those that are no matrices."""
     return jax.tree.map(lambda leaf: jnp.ndim(leaf) <= 1, params)
+
+
+_NAMED_MASKS: dict[str, Mask] = {"all": is_any, "matrices": is_matrix}

@@ -118,7 +118,7 @@ class RollCall:
         return gone
 
 
-def join(launch: Launch, *, seconds: int = 60) -> RollCall:
+def join(launch: Launch, *, seconds: int = 60) -> RollCall | None:
     """Joins the processes of a run; call it before anything asks for devices.
 
     Args:
@@ -126,7 +126,8 @@ def join(launch: Launch, *, seconds: int = 60) -> RollCall:
       seconds: how long to wait for the others, and after how long without a sign one is given up.
 
     Returns:
-      What tells, once a collective has failed, which process is gone.
+      What tells, once a collective has failed, which process is gone; None where jax was to ask
+      the TPU's metadata and found none: this process is alone.
 
     Raises:
       UserError: where the coordinator does not answer, or not all come.
@@ -142,11 +143,13 @@ def join(launch: Launch, *, seconds: int = 60) -> RollCall:
             heartbeat_timeout_seconds=seconds,
         )
     except (RuntimeError, ValueError, ConnectionError) as error:
+        if launch.coordinator is None and isinstance(error, ValueError):
+            return None
         reason = next((line for line in str(error).splitlines() if line), type(error).__name__)
         raise UserError(
-            f"process {launch.index} of {launch.count} could not join the others at "
-            f"{launch.coordinator} within {seconds} s ({reason[:200]}). Start all of them, each "
-            "with its own number and the same count"
+            f"could not join the {launch.count or 'other'} processes at "
+            f"{launch.coordinator or 'their coordinator'} within {seconds} s ({reason[:200]}). "
+            "Start all of them, each with its own number and the same count"
         ) from error
     return RollCall(launch.coordinator)
 

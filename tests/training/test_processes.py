@@ -9,9 +9,10 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 
-from jaxcl.training import restore_run
+from jaxcl.training import processes, restore_run
 from jaxcl.training.errors import UserError
 from jaxcl.training.processes import Launch, find_launch, join
 
@@ -128,6 +129,44 @@ def test_a_coordinator_that_does_not_answer_is_named():
         join(Launch(f"127.0.0.1:{port}", 2, 1), seconds=1)
 
 
+@pytest.fixture
+def others(monkeypatch):
+    """Makes this the first of two processes, the other of which says what the test wants."""
+
+    def say(text):
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+        monkeypatch.setattr(processes, "_exchange", lambda own: [own, text])
+
+    return say
+
+
+def test_what_differs_is_named(others):
+    processes.agree("jaxcl", "a")  # alone
+    others("b")
+    with pytest.raises(UserError, match=r"process 1 has another jaxcl than process 0: .* a, .* b"):
+        processes.agree("jaxcl", "a")
+    processes.agree("jaxcl", "b")
+
+
+def test_a_failure_of_one_is_that_of_all(others):
+    others("no such file")
+    with pytest.raises(UserError, match="process 1: no such file"), processes.all_or_none():
+        pass
+    with pytest.raises(OSError, match="mine"), processes.all_or_none():  # and each says its own
+        raise OSError("mine")
+    others("")
+    with processes.all_or_none():
+        pass
+
+
+def test_any_of_several(others):
+    assert [processes.any_of(value) for value in (True, False)] == [True, False]
+    others("x")
+    assert processes.any_of(False)
+    others("")
+    assert [processes.any_of(value) for value in (True, False)] == [True, False]
+
+
 class Fleet:
     """Processes of one run, each with its own virtual CPU devices."""
 
@@ -191,14 +230,14 @@ def rows(directory):
 @pytest.mark.slow
 def test_processes_train_as_one(fleet, tmp_path):
     """Two of two devices, four of one and one of four; another length is another run."""
-    for name, processes, devices, mapping in (
+    for name, count, devices, mapping in (
         ("two", 2, 2, "shard_map"),
         ("four", 4, 1, "pmap"),
         ("one", 1, 4, "pmap"),
     ):
-        options = {index: ["--run.mapping", mapping] for index in range(processes)}
-        codes, said = fleet(name, processes=processes, devices=devices, options=options).wait()
-        assert codes == [0] * processes, said
+        options = {index: ["--run.mapping", mapping] for index in range(count)}
+        codes, said = fleet(name, processes=count, devices=devices, options=options).wait()
+        assert codes == [0] * count, said
         assert "trained 20 steps" in said[0]
         assert all("trained" not in text for text in said[1:])  # the first speaks
     one = rows(tmp_path / "one")
