@@ -8,6 +8,8 @@ import inspect
 import os
 import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -146,7 +148,8 @@ def _train(known: argparse.Namespace, options: list[str]) -> int:
     from jaxcl.training.errors import UserError
     from jaxcl.training.processes import all_or_none, find_launch, join, part
 
-    launch = roll_call = None
+    launch = lifeline = None
+    ending = _EndWithOthers()
     try:
         launch = find_launch(
             os.environ,
@@ -154,26 +157,43 @@ def _train(known: argparse.Namespace, options: list[str]) -> int:
             processes=known.processes,
             process=known.process,
         )
-        if launch is None:
-            return _train_here(known, options)
-        roll_call = join(launch)
-        if roll_call is None:
+        if launch is not None:
+            lifeline = join(launch, ending.on_loss)
+        if lifeline is None:
             return _train_here(known, options)
         with all_or_none():
             if known.population is not None:
                 raise UserError("--population trains in one process: start one")
-        return _train_here(known, options, finish=part)
+        return _train_here(known, options, finish=functools.partial(part, lifeline))
     except (UserError, OSError) as error:
+        if lifeline is not None:
+            lifeline.leave(str(error))
         index = None if launch is None else launch.index
         return _complain(error, where="" if index is None else f"process {index}: ")
-    except RuntimeError:  # of a collective, where a process it waits for has ended
-        gone = [] if roll_call is None else roll_call.missing()
-        if not gone:
+    except RuntimeError:  # of a collective, where a process that it waits for has ended
+        if lifeline is None or not ending.told.wait(10):
             raise
-        names = f"process{'es'[: 2 * (len(gone) > 1)]} {', '.join(map(str, gone))}"
-        _complain(
-            UserError(f"lost {names} of the run: look at what ended it, then start all again")
-        )
+        os._exit(_LOST)  # jax would wait for the lost one, and abort
+
+
+class _EndWithOthers:
+    """Ends this process where another of the run has ended, and says which."""
+
+    def __init__(self) -> None:
+        self.told = threading.Event()
+
+    def on_loss(self, index: int, words: str | None) -> None:
+        from jaxcl.training.processes import is_first
+
+        if words is not None:
+            time.sleep(5)  # what ended that one most likely ends this one too, in its own words
+        said = f"process {index} of the run has ended: {words}"
+        if words is None:
+            said = f"lost process {index} of the run: look at what ended it, then start all again"
+        _complain(ValueError(said))
+        self.told.set()
+        if is_first():
+            time.sleep(10)  # for what is being written
         os._exit(_LOST)  # jax would wait for the lost one, and abort
 
 

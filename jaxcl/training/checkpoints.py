@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,10 @@ class Checkpoints:
         self._write = write
         self._keep_last = keep_last
         self._keep_every = keep_every
-        self._saving: tuple[int, dict[str, np.ndarray]] | None = None
         self._last_step = 0
-        self._writer: ocp.AsyncCheckpointer | None = None
+        # One thread: a checkpoint is whole before the next one is begun.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+        self._saving: Future[None] | None = None
 
     def save(self, step: int, state: Any) -> None:
         """Copies `state` from the devices and writes it in the background.
@@ -81,17 +83,10 @@ class Checkpoints:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             self._check_space(arrays)
-            if self._writer is None:
-                alone = _alone()
-                self._writer = ocp.AsyncCheckpointer(
-                    ocp.StandardCheckpointHandler(multiprocessing_options=alone),
-                    async_options=ocp.options.AsyncOptions(post_finalization_callback=self._finish),
-                    multiprocessing_options=alone,
-                )
-            self._saving, self._last_step = (step, arrays), step
-            self._writer.save(folder / _ARRAYS, args=ocp.args.StandardSave(_without_empty(arrays)))
-        except (OSError, ValueError, RuntimeError) as error:
+        except OSError as error:
             raise self._failure(step, error) from error
+        self._last_step = step
+        self._saving = self._thread.submit(self._write_whole, step, arrays)
 
     def wait(self) -> None:
         """Waits until nothing is being written.
@@ -99,24 +94,20 @@ class Checkpoints:
         Raises:
           CheckpointError: if writing failed.
         """
-        if self._writer is None:
+        saving, self._saving = self._saving, None
+        if saving is None:
             return
-        step = self._last_step
         try:
-            self._writer.wait_until_finished()
+            saving.result()
         except (OSError, ValueError, RuntimeError) as error:
-            raise self._failure(step, error) from error
-        finally:
-            self._saving = None
+            raise self._failure(self._last_step, error) from error
 
     def close(self) -> None:
-        """Waits, and ends the background threads."""
+        """Waits, and ends the background thread."""
         try:
             self.wait()
         finally:
-            if self._writer is not None:
-                self._writer.close()
-                self._writer = None
+            self._thread.shutdown()
 
     def steps(self) -> list[int]:
         """Steps that have a manifest, ascending; whether they hold is seen on reading."""
@@ -175,9 +166,7 @@ class Checkpoints:
             if not path.is_file() or _file_digest(path) != digest:
                 raise CheckpointError(f"step {step}: its file {name} is damaged or missing")
         try:
-            alone = _alone()
-            handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
-            with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
+            with _checkpointer() as reader:
                 arrays = reader.restore(
                     folder / _ARRAYS, args=ocp.args.StandardRestore(_without_empty(empty))
                 )
@@ -190,11 +179,11 @@ class Checkpoints:
                 raise CheckpointError(f"step {step}: the digest of {name} does not match")
         return arrays
 
-    def _finish(self) -> None:
-        """Runs in orbax's background thread once its arrays are in place."""
-        if self._saving is None:
-            return
-        step, arrays = self._saving
+    def _write_whole(self, step: int, arrays: dict[str, np.ndarray]) -> None:
+        """Runs in the background: the arrays by orbax, then what tells whether they hold."""
+        folder = self._folder / f"{step:08d}"
+        with _checkpointer() as writer:
+            writer.save(folder / _ARRAYS, args=ocp.args.StandardSave(_without_empty(arrays)))
         entries = {
             name: {
                 "dtype": array.dtype.name,
@@ -203,7 +192,6 @@ class Checkpoints:
             }
             for name, array in arrays.items()
         }
-        folder = self._folder / f"{step:08d}"
         files = {
             str(path.relative_to(folder / _ARRAYS)): _file_digest(path)
             for path in sorted((folder / _ARRAYS).rglob("*"))
@@ -211,7 +199,6 @@ class Checkpoints:
         }
         manifest = {"step": step, "arrays": entries, "files": files}
         write_durably(folder / _MANIFEST, json.dumps(manifest, indent=1))
-        self._saving = None
         self._prune(newest=step)
 
     def _prune(self, newest: int) -> None:
@@ -250,12 +237,14 @@ class Checkpoints:
         )
 
 
-def _alone() -> ocp.options.MultiprocessingOptions:
-    """Tells orbax that this process reads or writes by itself, not with the others of its run."""
+def _checkpointer() -> ocp.Checkpointer:
+    """Orbax's own; this process reads or writes by itself, not with the others of its run."""
     index = jax.process_index()
-    return ocp.options.MultiprocessingOptions(
+    alone = ocp.options.MultiprocessingOptions(
         primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process{index}"
     )
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def name_leaves(tree: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from jaxcl.training.errors import UserError
+from jaxcl.training.lifeline import Lifeline, own_address
 
 _PORT = 8476  # where none is given, as on TPU pods
 
@@ -92,42 +93,20 @@ def _of_scheduler(environment: Mapping[str, str]) -> tuple[str | None, str | Non
     return None, None, None
 
 
-class RollCall:
-    """Tells which processes of a run are gone: each holds a port open, which ends with it."""
-
-    def __init__(self, coordinator: str | None) -> None:
-        """Opens this one's port and learns the others'; all processes have to."""
-        self._server = socket.create_server(("", 0), backlog=128)
-        host = socket.gethostname() if coordinator is None else _own_address(coordinator)
-        self._addresses = _exchange(f"{host}:{self._server.getsockname()[1]}")
-
-    def missing(self, *, seconds: float = 5) -> list[int]:
-        """The processes that do not answer; returns after so many seconds, in which this one does.
-
-        After that time all that lost the same ones know them.
-        """
-        end = time.monotonic() + seconds
-        gone = []
-        for index, address in enumerate(self._addresses):
-            host, _, port = address.rpartition(":")
-            try:
-                socket.create_connection((host, int(port)), timeout=seconds / 2).close()
-            except OSError:
-                gone.append(index)
-        time.sleep(max(0.0, end - time.monotonic()))
-        return gone
-
-
-def join(launch: Launch, *, seconds: int = 60) -> RollCall | None:
+def join(
+    launch: Launch, on_loss: Callable[[int, str | None], None], *, seconds: int = 60
+) -> Lifeline | None:
     """Joins the processes of a run; call it before anything asks for devices.
 
     Args:
       launch: this process's place.
+      on_loss: called, in a thread, when a process has ended that should not have: with its number,
+        and its own words if it had any.
       seconds: how long to wait for the others, and after how long without a sign one is given up.
 
     Returns:
-      What tells, once a collective has failed, which process is gone; None where jax was to ask
-      the TPU's metadata and found none: this process is alone.
+      The line to the other processes, to leave by; None where jax was to ask the TPU's metadata
+      and found none: this process is alone.
 
     Raises:
       UserError: where the coordinator does not answer, or not all come.
@@ -151,12 +130,16 @@ def join(launch: Launch, *, seconds: int = 60) -> RollCall | None:
             f"{launch.coordinator or 'their coordinator'} within {seconds} s ({reason[:200]}). "
             "Start all of them, each with its own number and the same count"
         ) from error
-    return RollCall(launch.coordinator)
+    host = socket.gethostname() if launch.coordinator is None else own_address(launch.coordinator)
+    return Lifeline(
+        host, jax.process_index(), jax.process_count(), _exchange, on_loss, seconds=seconds
+    )
 
 
-def part() -> None:
+def part(lifeline: Lifeline) -> None:
     """Leaves the others once all are here: what follows is this process's own affair."""
     jax.distributed.shutdown()
+    lifeline.leave()
 
 
 def is_first() -> bool:
@@ -267,14 +250,6 @@ def _first_host(nodes: str) -> str:
     """The first of SLURM's list, such as node[001-004,7],other."""
     head, bracket, rest = nodes.split(",")[0].partition("[")
     return head + rest.split("]")[0].split("-")[0] if bracket else head
-
-
-def _own_address(coordinator: str) -> str:
-    """The address of this host that the way to the coordinator leads out of."""
-    host, _, port = coordinator.rpartition(":")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as outgoing:
-        outgoing.connect((host, int(port)))  # sends nothing
-        return str(outgoing.getsockname()[0])
 
 
 def _wait_for(coordinator: str, seconds: int) -> None:

@@ -1,5 +1,6 @@
 """Checkpoints: what goes in comes out, what is damaged is noticed, and named."""
 
+import hashlib
 import json
 import resource
 
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 
 from jaxcl.training import CheckpointError, Checkpoints, UserError
+from jaxcl.training import checkpoints as checkpoints_module
+from jaxcl.training.durable_files import write_durably
 
 
 def state(value):
@@ -188,3 +191,35 @@ def test_a_path_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="cannot write the checkpoint of step 1"):
         Checkpoints(tmp_path / "file" / "checkpoints").save(1, state(1))
+
+
+def test_the_manifest_comes_last_and_names_every_file(tmp_path, monkeypatch):
+    arrays = tmp_path / "00000003" / "arrays"
+    seen = []
+
+    def write(path, content):
+        seen.append({str(file.relative_to(arrays)) for file in files_below(arrays)})
+        write_durably(path, content)
+
+    monkeypatch.setattr(checkpoints_module, "write_durably", write)
+    save(tmp_path, 3)
+    manifest = json.loads((tmp_path / "00000003" / "manifest.json").read_text())
+    assert [{*manifest["files"]}] == seen
+    assert "_METADATA" in seen[0]
+    for name, digest in manifest["files"].items():
+        assert hashlib.sha256((arrays / name).read_bytes()).hexdigest() == digest
+
+
+def test_each_damaged_file_is_named(tmp_path):
+    save(tmp_path, 3)
+    for file in files_below(tmp_path / "00000003" / "arrays"):
+        whole = file.read_bytes()
+        file.write_bytes(whole + b"x")
+        with pytest.raises(CheckpointError, match=f"its file .*{file.name} is damaged"):
+            Checkpoints(tmp_path).restore(state(0))
+        file.write_bytes(whole)
+    assert Checkpoints(tmp_path).restore(state(0)).step == 3
+
+
+def files_below(folder):
+    return [path for path in folder.rglob("*") if path.is_file()]
