@@ -16,6 +16,7 @@ _SUBMODULES = (
     "losses",
     "memory",
     "methods",
+    "planning",
     "similarity",
     "testing",
     "training",

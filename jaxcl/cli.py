@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import importlib.util
 import inspect
+import json
 import os
 import signal
 import sys
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit code: 0, 2 for wrong input, 128 + n for signal n."""
     parser, train_parser = _parsers()
     known, rest = parser.parse_known_args(arguments)
-    if rest and known.verb not in ("train", "views"):
+    if rest and known.verb not in ("train", "views", "plan"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     prefer_fast_convolutions()  # before jax is imported
     _silence_failing_saves()
@@ -49,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _finetune(known)
         if known.verb == "views":
             return _views(known, rest)
+        if known.verb == "plan":
+            return _plan(known, rest)
         return _embed(known)
     except KeyboardInterrupt:
         print("jaxcl: interrupted", file=sys.stderr)
@@ -141,6 +144,35 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     views.add_argument("--out", required=True, metavar="FILE.png")
     views.add_argument("--examples", type=int, default=8, help="rows (default: 8)")
     views.add_argument("--seed", type=int, default=0, help="decides the draws (default: 0)")
+
+    plan = verbs.add_parser(
+        "plan",
+        help="what a config needs on TPU slices, without any",
+        usage="jaxcl plan CONFIG --topology CHIP:SHAPE [...] [--batch N ...] [--largest] "
+        "[--examples N --image HxWxC [--classes N]] [--json] [--plot FILE.png] "
+        "[--dotted.option VALUE ...]",
+        description="Compiles a config's train step for TPU slices that need not be there: memory, "
+        "flops, collectives, and what the time of a step cannot be below. Takes seconds to minutes "
+        "a slice and batch; what was compiled is kept. The dotted options are those of `jaxcl "
+        "train CONFIG --help`.",
+    )
+    plan.add_argument("config", metavar="CONFIG")
+    plan.add_argument(
+        "--topology",
+        nargs="+",
+        required=True,
+        metavar="CHIP:SHAPE",
+        help="slices, such as v5e:4x4 or v5p:4x4x8",
+    )
+    plan.add_argument(
+        "--batch", nargs="+", metavar="N", help="of all chips (default: the config's)"
+    )
+    plan.add_argument("--largest", action="store_true", help="look for the largest batch that fits")
+    plan.add_argument("--examples", type=int, metavar="N", help="plan without the data: how many")
+    plan.add_argument("--image", metavar="HxWxC", help="and of which shape, such as 256x256x3")
+    plan.add_argument("--classes", type=int, metavar="N", help="and of how many labels")
+    plan.add_argument("--json", action="store_true", help="one JSON document, no table")
+    plan.add_argument("--plot", metavar="FILE.png", help="draw memory and time there")
     return parser, train
 
 
@@ -351,6 +383,71 @@ def _views(known: argparse.Namespace, options: list[str]) -> int:
         return _complain(error)
     print(f"{experiment.views}\n\n{known.examples} examples: {out}")
     return 0
+
+
+def _plan(known: argparse.Namespace, options: list[str]) -> int:
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the chips to plan for are not here
+
+    from jaxcl import planning
+    from jaxcl.overrides import override
+    from jaxcl.training.durable_files import write_durably
+    from jaxcl.training.errors import UserError
+
+    def say(text: str) -> None:
+        print(f"{text} ...", file=sys.stderr, flush=True)
+
+    try:
+        slices = [planning.find_slice(name) for name in known.topology]
+        sizes = _batch_sizes(known.batch)
+        if known.plot is not None and Path(known.plot).suffix != ".png":
+            raise UserError(f"--plot is {known.plot}, expected a file that ends in .png")
+        experiment = load_config(Path(known.config))
+        experiment = override(experiment, options, program=f"jaxcl plan {known.config}")
+        if known.examples is not None or known.image is not None:
+            described = _described(known.examples, known.image, known.classes)
+            experiment = dataclasses.replace(experiment, data=described)
+        plans = []
+        for where in slices:
+            if known.largest:
+                plans += planning.largest_batch(experiment, where, say=say)
+            plans += [planning.plan(experiment, where, batch_size=n, say=say) for n in sizes]
+        if known.json:
+            print(json.dumps(planning.to_json(plans), indent=1))
+        else:
+            print(planning.report(plans))
+        if known.plot is not None:
+            write_durably(Path(known.plot), lambda file: planning.draw(plans, file))
+    except FileNotFoundError as error:
+        hint = "; plan without the data by their number and shape, as in --examples 1281167 --image"
+        return _complain(FileNotFoundError(f"{error}{hint} 256x256x3 --classes 1000"))
+    except (UserError, OSError) as error:
+        return _complain(error)
+    return 0
+
+
+def _batch_sizes(given: list[str] | None) -> list[int | None]:
+    """Of --batch 1024 2048, or 1024,2048; None: the config's."""
+    from jaxcl.training.errors import UserError
+
+    if given is None:
+        return [None]
+    try:
+        return [int(size) for text in given for size in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"--batch is {' '.join(given)}, expected whole numbers") from error
+
+
+def _described(examples: int | None, image: str | None, classes: int | None) -> Any:
+    from jaxcl.planning import Described
+    from jaxcl.training.errors import UserError
+
+    sides = [int(side) for side in (image or "").split("x") if side.isdigit()]
+    if examples is None or examples < 1 or len(sides) != 3 or min(sides) < 1:
+        raise UserError(
+            f"--examples {examples} --image {image}: expected both, a number and a shape, such as "
+            "--examples 1281167 --image 256x256x3"
+        )
+    return Described(examples, (sides[0], sides[1], sides[2]), classes)
 
 
 def load_config(path: Path) -> "Experiment":

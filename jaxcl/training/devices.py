@@ -71,6 +71,26 @@ class DeviceMap:
         sharding = NamedSharding(mesh, P(AXIS))
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
+    def split_shapes(self, batch: Any) -> Any:
+        """What `split` makes of a whole batch, that of all processes: shapes, types, places."""
+        sharding = NamedSharding(self._mesh, P(AXIS))
+        if self.mapping == "pmap":
+            count, here = len(self.devices), self._mesh.local_mesh.size
+            return jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct((here, len(x) // count, *x.shape[1:]), x.dtype),
+                batch,
+            )
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), batch
+        )
+
+    def replicated_shapes(self, state: Any) -> Any:
+        """As `split_shapes`, of what `replicate` makes of a state."""
+        sharding = NamedSharding(self._mesh, P())
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state
+        )
+
     @cached_property
     def _mesh(self) -> Mesh:
         return Mesh(np.array(self.devices), (AXIS,), axis_types=(AxisType.Auto,))

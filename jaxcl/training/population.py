@@ -157,7 +157,7 @@ class PopulationSetup:
         try:
             for member in population.members[1:]:
                 member.method.check(batch_size=batch_size, examples=len(self.setup.source))
-            jax.eval_shape(self.step, self._state_shapes(), self._host_batch())
+            jax.eval_shape(self.step, self._state_shapes(), self._batch_shapes())
         except _NOT_TRACEABLE as error:
             raise UserError(
                 f"{population.field} cannot vary within a population: what is compiled hangs on "
@@ -263,13 +263,11 @@ class PopulationSetup:
         )
         return dataclasses.replace(one, **stacked)
 
-    def _host_batch(self) -> dict[str, np.ndarray]:
-        batch, count = self.setup.host_batch(), len(self.population.values)
-        return (
-            jax.tree.map(lambda x: np.stack([x] * count), batch)
-            if self.population.own_data
-            else batch
-        )
+    def _batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        batch, count = self.setup.batch_shapes(), len(self.population.values)
+        if not self.population.own_data:
+            return batch
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), batch)
 
 
 def _check_devices(count: int | None) -> None:

@@ -1,6 +1,7 @@
 """From an experiment to what a run needs, every check made before anything is compiled."""
 
 import dataclasses
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -90,32 +91,36 @@ class Setup:
         state, metrics = self.step(state, batch)
         return state, metrics | probed
 
-    def host_batch(self) -> dict[str, np.ndarray]:
-        """This process's part of a batch, zeros of the shapes and types that the step will get."""
-        size = self.experiment.train.batch_size // jax.process_count()
-        batch = {
-            "image": np.zeros((size, *self.facts.image_shape), self.facts.image_dtype),
-            "index": np.zeros(size, np.int32),
-        }
-        return batch | ({} if self.source.labels is None else {"label": batch["index"]})
+    def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and types of a whole batch, that of all processes, before it is split."""
+        size = self.experiment.train.batch_size
+        number = jax.ShapeDtypeStruct((size,), np.int32)
+        image = jax.ShapeDtypeStruct((size, *self.facts.image_shape), self.facts.image_dtype)
+        batch = {"image": image, "index": number}
+        return batch | ({} if self.source.labels is None else {"label": number})
 
 
-def set_up(experiment: Experiment) -> Setup:
+def set_up(experiment: Experiment, devices: Sequence[jax.Device] | None = None) -> Setup:
     """Opens the data, chooses devices, builds the optimizer, and checks that all fit together.
+
+    Args:
+      experiment: what to train.
+      devices: what to train on; None: those here, as many as the experiment says. Others need not
+        exist: their step can be compiled all the same.
 
     Raises:
       UserError: naming what does not fit, what was expected and what to do.
       FileNotFoundError: where the data are missing.
     """
     try:
-        return _set_up(experiment)
+        return _set_up(experiment, devices)
     except ValueError as error:
         raise UserError(str(error)) from error
 
 
-def _set_up(experiment: Experiment) -> Setup:
+def _set_up(experiment: Experiment, given: Sequence[jax.Device] | None) -> Setup:
     train, run = experiment.train, experiment.run
-    devices = choose_devices(run.devices)
+    devices = choose_devices(run.devices) if given is None else tuple(given)
     check_batch_size(train.batch_size, len(devices))
     if run.micro_batch is not None:
         check_micro_batch(run.micro_batch, train.batch_size // len(devices), name="run.micro_batch")
@@ -148,7 +153,8 @@ def _set_up(experiment: Experiment) -> Setup:
         notices=tuple(notices),
     )
     # Traces views, networks and loss: what does not fit is said now, and the trace serves later.
-    jax.eval_shape(setup.advance, setup.state_shapes(), setup.devices.split(setup.host_batch()))
+    batch = setup.devices.split_shapes(setup.batch_shapes())
+    jax.eval_shape(setup.advance, setup.state_shapes(), batch)
     return setup
 
 

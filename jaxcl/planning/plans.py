@@ -1,0 +1,325 @@
+"""Plans: an experiment's own train step, compiled for chips that are not there."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxcl.data import Record, Source, SourceConfig
+from jaxcl.planning.chips import Slice
+from jaxcl.planning.collectives import Collective, find_collectives
+from jaxcl.planning.flops import count_flops
+from jaxcl.training import Experiment, set_up
+from jaxcl.training.durable_files import write_durably
+from jaxcl.training.errors import UserError
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_SIZE = r"([\d.]+)([KMGT]?)i?B?"
+_OUT_OF_MEMORY = (
+    re.compile(rf"Used {_SIZE} of [\d.]+\w* hbm"),
+    re.compile(rf"\({_SIZE}\) exceeds available HBM"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What one step of an experiment takes on a slice, by the compiler's figures.
+
+    Figures are of one chip and step. The seconds are at the chip's peak rates: the work cannot take
+    less than the longest of the three, and takes their sum where nothing overlaps.
+    """
+
+    slice: Slice
+    batch_size: int
+    memory: float
+    """Bytes of main memory that the program takes, its arguments and results included."""
+    state: float
+    """Bytes of the training state, part of `memory`; None of it is split over chips."""
+    flops: float
+    """Of matrix products and convolutions, counted in the program as it was written."""
+    compiler_flops: float
+    """By the compiler, which counts all arithmetic, and the body of a loop once."""
+    bytes_accessed: float
+    """Between chip and main memory, by the compiler; the body of a loop counts once."""
+    collectives: tuple[Collective, ...]
+    example_bytes: float
+    """Of one example, as the host sends it to the chips."""
+    compile_seconds: float
+
+    @property
+    def fits(self) -> bool:
+        """Whether the memory of a chip holds it."""
+        return self.memory <= self.slice.chip.memory
+
+    @property
+    def compute_seconds(self) -> float:
+        """Of `flops`, at the peak of bfloat16."""
+        return self.flops / self.slice.chip.flops
+
+    @property
+    def memory_seconds(self) -> float:
+        """Of `bytes_accessed`."""
+        return self.bytes_accessed / self.slice.chip.memory_bandwidth
+
+    @property
+    def sending_seconds(self) -> float:
+        """Of what a chip has to send to others, over all its links at once."""
+        sent = sum(each.sent(self.slice.chips) for each in self.collectives)
+        return sent / self.slice.chip.sending
+
+    @property
+    def step_seconds(self) -> tuple[float, float]:
+        """With the three overlapping as if by magic, and one after the other."""
+        parts = (self.compute_seconds, self.memory_seconds, self.sending_seconds)
+        return max(parts), sum(parts)
+
+    @property
+    def examples_per_second(self) -> tuple[float, float]:
+        """By `step_seconds`, the lower first; of all chips."""
+        fastest, slowest = self.step_seconds
+        return self.batch_size / slowest, self.batch_size / fastest
+
+    @property
+    def host_input(self) -> tuple[float, float]:
+        """Examples/s and bytes/s that each host has to read to keep up with the fastest step."""
+        examples = self.examples_per_second[1] / self.slice.hosts
+        return examples, examples * self.example_bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Described(SourceConfig):
+    """Data of which only number and shape are known: enough to plan, not to train."""
+
+    examples: int
+    """How many there are."""
+    image: tuple[int, int, int]
+    """Height, width and channels, uint8."""
+    classes: int | None = None
+    """How many labels there are; None: no labels."""
+
+    def open(self) -> Source:
+        """A source of black images."""
+        return _Black(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Black:
+    described: Described
+
+    def __len__(self) -> int:
+        return self.described.examples
+
+    def __getitem__(self, record: int) -> Record:
+        found: Record = {"image": np.zeros(self.image_shape, np.uint8), "replaced": False}
+        if self.described.classes is not None:
+            found["label"] = np.int32(record % self.described.classes)
+        return found
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.described.image
+
+    @property
+    def names(self) -> Sequence[str]:
+        return range(len(self))  # type: ignore[return-value]  # nobody reads them
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        if self.described.classes is None:
+            return None
+        return np.arange(len(self), dtype=np.int32) % self.described.classes
+
+    @property
+    def label_names(self) -> None:
+        return None
+
+
+def plan(
+    experiment: Experiment,
+    where: Slice,
+    *,
+    batch_size: int | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Plan:
+    """Compiles the train step for a slice, which takes seconds to minutes.
+
+    What was compiled once is kept in the user's cache folder.
+
+    Args:
+      experiment: what to train; its data have to be there, or be `Described`.
+      where: the slice.
+      batch_size: of all chips; None: the experiment's.
+      say: told what is about to take long.
+
+    Returns:
+      The plan; one that does not fit has its memory and flops only, the rest NaN.
+
+    Raises:
+      UserError: where the experiment does not fit together on so many devices, or the compiler is
+        not installed.
+      FileNotFoundError: where the data are missing.
+    """
+    size = experiment.train.batch_size if batch_size is None else batch_size
+    changed = dataclasses.replace(
+        experiment,
+        train=dataclasses.replace(experiment.train, batch_size=size),
+        run=dataclasses.replace(experiment.run, mapping="shard_map", devices=None),
+        evaluate=None,
+    )
+    setup = set_up(changed, where.devices())
+    state = setup.devices.replicated_shapes(setup.state_shapes())
+    batch = setup.devices.split_shapes(setup.batch_shapes())
+    traced = setup.step.trace(state, batch)
+    lowered = traced.lower()
+    figures = _cached(
+        _digest(where, lowered.as_text()),
+        lambda: _compile(lowered, lambda: say(f"compiling for {where.name}, batch {size:,}")),
+    )
+    return Plan(
+        slice=where,
+        batch_size=size,
+        memory=figures["memory"],
+        state=float(sum(x.size * x.dtype.itemsize for x in _leaves(state))),
+        flops=count_flops(traced.jaxpr),
+        compiler_flops=figures["flops"],
+        bytes_accessed=figures["bytes_accessed"],
+        collectives=tuple(Collective(**each) for each in figures["collectives"]),
+        example_bytes=sum(x.size * x.dtype.itemsize for x in _leaves(batch)) / size,
+        compile_seconds=figures["compile_seconds"],
+    )
+
+
+def largest_batch(
+    experiment: Experiment,
+    where: Slice,
+    *,
+    say: Callable[[str], None] = lambda text: None,
+    compiles: int = 6,
+) -> list[Plan]:
+    """Looks for the largest batch of which the step fits on a slice.
+
+    Memory is close to linear in the batch, so that a line through two plans leads near its end.
+
+    Args:
+      experiment: as in `plan`.
+      where: the slice.
+      say: told what is about to take long.
+      compiles: how many sizes to try at most.
+
+    Returns:
+      The plans that were made, ascending. The last that fits is within a thirty-second of the next,
+      unless `compiles` was reached, or the method takes no larger one, which is said.
+
+    Raises:
+      UserError: as `plan`.
+    """
+    chips = where.chips
+    step = chips * max(1, experiment.run.micro_batch or 1)
+    first = max(step, experiment.train.batch_size // step * step)
+    plans: dict[int, Plan] = {}
+    size = first
+    while len(plans) < compiles and size >= step:
+        try:
+            plans[size] = plan(experiment, where, batch_size=size, say=say)
+        except UserError as error:  # of a size that the method cannot have, such as over its queue
+            if not plans:
+                raise
+            say(f"no larger than that: {error}")
+            break
+        fitting = max((each for each, made in plans.items() if made.fits), default=0)
+        failing = min((each for each, made in plans.items() if not made.fits), default=None)
+        tolerance = max(step, fitting // 32 // step * step)
+        if failing is not None and failing - fitting <= tolerance:
+            break
+        size = _meeting(plans, where.chip.memory) // step * step
+        if failing is not None:
+            size = min(size, failing - tolerance)
+        size = max(size, fitting + tolerance)
+    return [plans[each] for each in sorted(plans)]
+
+
+def _meeting(plans: dict[int, Plan], memory: float) -> int:
+    """The batch at which a line through the two plans nearest the limit meets it."""
+    near = sorted(plans.values(), key=lambda each: abs(each.memory - memory))[:2]
+    low, high = min(near, key=_batch), max(near, key=_batch)
+    if low is high:  # the state does not grow with the batch, the rest does
+        return int((memory - low.state) / max(low.memory - low.state, 1) * low.batch_size)
+    slope = max((high.memory - low.memory) / (high.batch_size - low.batch_size), 1e-9)
+    return int(low.batch_size + (memory - low.memory) / slope)
+
+
+def _batch(plan: Plan) -> int:
+    return plan.batch_size
+
+
+def _compile(lowered: Any, announce: Callable[[], None]) -> dict[str, Any]:
+    import jax
+
+    announce()
+    start = time.perf_counter()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        needed = _needed(str(error))
+        if needed is None:
+            raise
+        nothing: dict[str, Any] = {"flops": np.nan, "bytes_accessed": np.nan, "collectives": []}
+        return nothing | {"memory": needed, "compile_seconds": time.perf_counter() - start}
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
+    return {
+        "memory": float(
+            memory.argument_size_in_bytes
+            + memory.output_size_in_bytes
+            - memory.alias_size_in_bytes
+            + memory.temp_size_in_bytes
+            + memory.generated_code_size_in_bytes
+        ),
+        "flops": float(cost.get("flops", np.nan)),
+        "bytes_accessed": float(cost.get("bytes accessed", np.nan)),
+        "collectives": [
+            dataclasses.asdict(each) for each in find_collectives(compiled.as_text() or "")
+        ],
+        "compile_seconds": time.perf_counter() - start,
+    }
+
+
+def _needed(text: str) -> float | None:
+    """Bytes that a program would take, by the words of a compiler that refuses it."""
+    for pattern in _OUT_OF_MEMORY:
+        if found := pattern.search(text):
+            return float(found[1]) * _UNITS[found[2]]
+    return None
+
+
+def _digest(where: Slice, text: str) -> str:
+    compiler = f"{version('jax')} {version('libtpu')} {where.name}"
+    return hashlib.sha256(f"{compiler}\n{text}".encode()).hexdigest()[:32]
+
+
+def _cached(key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `make` returns, from the user's cache folder where it lies there."""
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    path = Path(root) / "jaxcl" / "plans" / f"{key}.json"
+    with contextlib.suppress(OSError, ValueError):
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found
+    made = make()
+    with contextlib.suppress(OSError):  # a full disk costs the next one time, no more
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(path, json.dumps(made))
+    return made
+
+
+def _leaves(tree: Any) -> list[Any]:
+    import jax
+
+    return jax.tree.leaves(tree)

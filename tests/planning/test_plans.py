@@ -1,0 +1,221 @@
+"""Plans of a small experiment: on devices of this CPU in a chip's place, and for real slices."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from jaxcl import augment, encoders, methods, planning, training
+from jaxcl.cli import main
+from jaxcl.planning import CHIPS, Described, Slice
+from jaxcl.planning import plans as plans_module
+from jaxcl.planning.plans import _needed
+from jaxcl.training import UserError
+
+
+class Here(Slice):
+    """As many devices of this CPU as the slice has chips."""
+
+    def devices(self):
+        return tuple(jax.devices()[: self.chips])
+
+
+@pytest.fixture
+def experiment():
+    return training.Experiment(
+        data=Described(5000, (16, 16, 3)),
+        views=augment.crops(16),
+        method=methods.MoCo(
+            encoders.SmallCNN((8, 16), batch_norm_groups=1),
+            encoders.moco_v2_projector(16),
+            queue_size=512,
+        ),
+        train=training.Train(batch_size=64, epochs=1),
+        evaluate=training.Evaluate(test=Described(10, (16, 16, 3))),
+    )
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    versions = {"jax": "1", "libtpu": "2"}
+    monkeypatch.setattr(plans_module, "version", versions.__getitem__)
+
+
+def here(shape="2x2x1", **changes):
+    return Here(dataclasses.replace(CHIPS["v5p"], **changes), shape)
+
+
+def test_a_plan_says_what_the_step_takes(experiment):
+    found = planning.plan(experiment, here())
+    setup = training.set_up(
+        dataclasses.replace(experiment, evaluate=None, run=training.Run(mapping="shard_map")),
+        jax.devices()[:4],
+    )
+    state = setup.state_shapes()
+    assert found.state == sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+    assert found.memory > found.state
+    assert found.example_bytes == 16 * 16 * 3 + 4
+    # The encoder on queries and keys, 16 of each on a device, and the gradients of the queries'.
+    # Most of the step's products; the rest are of views, projector and loss.
+    images = jax.ShapeDtypeStruct((16, 16, 16, 3), np.float32)
+    variables = jax.eval_shape(
+        lambda: experiment.method.encoder.init(
+            jax.random.key(0), np.zeros(images.shape, np.float32), train=False
+        )
+    )
+    forward = planning.count_flops(
+        jax.make_jaxpr(lambda v, x: experiment.method.encoder.apply(v, x, train=False))(
+            variables, images
+        )
+    )
+    assert 3 * forward < found.flops < 8 * forward
+    parameters = sum(x.size for x in jax.tree.leaves(state.params))
+    gradients = [each for each in found.collectives if each.kind == "all-reduce"]
+    assert max(each.bytes for each in gradients) >= 4 * parameters
+    assert found.fits
+
+
+def test_times_are_quotients_of_the_figures(experiment):
+    found = planning.plan(experiment, here(flops=1e6, memory_bandwidth=2e6, sending=1e3))
+    assert found.compute_seconds == pytest.approx(found.flops / 1e6)
+    assert found.memory_seconds == pytest.approx(found.bytes_accessed / 2e6)
+    sent = sum(each.sent(4) for each in found.collectives)
+    assert found.sending_seconds == pytest.approx(sent / 1e3)
+    fastest, slowest = found.step_seconds
+    assert slowest == found.compute_seconds + found.memory_seconds + found.sending_seconds
+    assert found.examples_per_second == (64 / slowest, 64 / fastest)
+    examples, size = found.host_input
+    assert (examples, size) == (64 / fastest, 64 / fastest * 772)
+
+
+def test_what_was_compiled_is_kept(experiment, monkeypatch, tmp_path):
+    said = []
+    first = planning.plan(experiment, here(), say=said.append)
+    assert said == ["compiling for v5p:2x2x1, batch 64"]
+    assert planning.plan(experiment, here(), say=said.append) == first
+    assert len(said) == 1
+    hotter = dataclasses.replace(
+        experiment, method=dataclasses.replace(experiment.method, temperature=0.3)
+    )
+    planning.plan(hotter, here(), say=said.append)
+    planning.plan(experiment, here(), batch_size=128, say=said.append)
+    assert len(said) == 3
+    (tmp_path / "cache" / "jaxcl" / "plans").rename(tmp_path / "elsewhere")
+    for kept in (tmp_path / "elsewhere").iterdir():
+        kept.write_text("{")
+    (tmp_path / "elsewhere").rename(tmp_path / "cache" / "jaxcl" / "plans")
+    assert planning.plan(experiment, here()).memory == first.memory  # a damaged one is made anew
+
+
+@pytest.mark.parametrize("bent", [False, True], ids=["a line", "bent"])
+@pytest.mark.parametrize("most", [4, 160, 5000, 100_000])
+def test_the_largest_batch_lies_between_one_that_fits_and_one_that_does_not(
+    experiment, monkeypatch, most, bent
+):
+    def memory(size):
+        return 1e6 + 300 * size + (size**1.3 if bent else 0)
+
+    tried = []
+
+    def model(experiment, where, *, batch_size, say):
+        tried.append(batch_size)
+        nothing = dict.fromkeys(("flops", "compiler_flops", "bytes_accessed", "example_bytes"), 1.0)
+        return planning.Plan(
+            slice=where,
+            batch_size=batch_size,
+            memory=memory(batch_size),
+            state=1e6,
+            collectives=(),
+            compile_seconds=0.0,
+            **nothing,
+        )
+
+    monkeypatch.setattr(plans_module, "plan", model)
+    found = planning.largest_batch(experiment, here(memory=memory(most) + 1))
+    fitting = max(each.batch_size for each in found if each.fits)
+    failing = min(each.batch_size for each in found if not each.fits)
+    assert fitting <= most < failing
+    assert failing - fitting <= max(4, fitting // 32)
+    assert len(found) == len(tried) <= 6
+
+
+def test_a_method_that_takes_no_larger_batch_ends_the_search(experiment):
+    said = []
+    found = planning.largest_batch(experiment, here(), say=said.append)
+    assert [each.batch_size for each in found] == [64]
+    assert "queue_size 512 is smaller" in said[-1]
+
+
+def test_a_state_that_alone_is_too_large_ends_the_search(experiment):
+    found = planning.largest_batch(experiment, here(memory=1000.0))
+    assert [each.batch_size for each in found] == [4, 64]
+    assert not any(each.fits for each in found)
+
+
+def test_what_does_not_fit_together_on_so_many_chips(experiment):
+    with pytest.raises(UserError, match="batch_size 66 does not divide over 4 devices"):
+        planning.plan(experiment, here(), batch_size=66)
+    with pytest.raises(UserError, match="queue_size 512 is smaller than batch_size 1024"):
+        planning.plan(experiment, here(), batch_size=1024)
+
+
+def test_the_words_of_a_compiler_that_refuses():
+    old = "Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm. Exceeded hbm ..."
+    new = "the total memory required for HLO temporaries (128.00G) exceeds available HBM (15.75G)."
+    assert _needed(old) == 20.5 * 2**30
+    assert _needed(new) == 128 * 2**30
+    assert _needed("something else") is None
+
+
+def test_the_report_names_what_does_not_fit_and_what_helps(experiment, tmp_path):
+    fits = planning.plan(experiment, here())
+    large = dataclasses.replace(
+        fits, memory=2e11, bytes_accessed=float("nan"), collectives=(), batch_size=512
+    )
+    text = planning.report([fits, large])
+    assert "batch 512 does not fit: 200 GB of 103 GB a chip, 97.2 GB too many" in text
+    assert "--run.micro-batch" in text
+    assert "all-reduce" in text
+    rows = json.loads(json.dumps(planning.to_json([fits, large]), allow_nan=False))
+    assert [row["fits"] for row in rows] == [True, False]
+    assert rows[1]["bytes_accessed"] is None
+    with (tmp_path / "plan.png").open("wb") as file:
+        planning.draw([fits, large], file)
+    assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--topology", "v5e:3x3"], "no slice v5e:3x3; the nearest is v5e:"),
+        (["--topology", "v5e:2x2", "--batch", "many"], "--batch is many, expected whole numbers"),
+        (["--topology", "v5e:2x2", "--plot", "x.gif"], "expected a file that ends in .png"),
+        (["--topology", "v5e:2x2", "--image", "256"], "expected both, a number and a shape"),
+        (["--topology", "v5e:2x2", "--method.temprature", "1"], "temprature"),
+    ],
+)
+def test_bad_input_is_said_in_a_line(capsys, options, message):
+    assert main(["plan", "configs/quickstart.py", *options]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
+
+
+def test_missing_data_can_be_described(capsys):
+    pytest.importorskip("libtpu")
+    assert main(["plan", "configs/moco_v2_imagenet.py", "--topology", "v5e:2x2"]) == 2
+    assert "--examples 1281167 --image 256x256x3" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_of_a_real_slice(capsys, tmp_path):
+    pytest.importorskip("libtpu")
+    command = ["plan", "configs/quickstart.py", "--topology", "v5e:2x2", "--json"]
+    assert main([*command, "--plot", str(tmp_path / "plan.png")]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["chips"], row["batch_size"], row["fits"]) == (4, 128, True)
+    assert {"all-gather", "all-reduce"} <= {*row["collectives"]}
+    assert (tmp_path / "plan.png").stat().st_size > 10_000
