@@ -222,28 +222,31 @@ def largest_batch(
     Raises:
       UserError: as `plan`.
     """
-    chips = where.chips
-    step = chips * max(1, experiment.run.micro_batch or 1)
-    first = max(step, experiment.train.batch_size // step * step)
+    step = where.chips * max(1, experiment.run.micro_batch or 1)
+    size = max(step, experiment.train.batch_size // step * step)
     plans: dict[int, Plan] = {}
-    size = first
+    refused: int | None = None  # a size that the method or the data cannot have
     while len(plans) < compiles and size >= step:
         try:
             plans[size] = plan(experiment, where, batch_size=size, say=say)
-        except UserError as error:  # of a size that the method cannot have, such as over its queue
+        except UserError as error:
             if not plans:
                 raise
-            say(f"no larger than that: {error}")
-            break
+            refused, reason = size, error
         fitting = max((each for each, made in plans.items() if made.fits), default=0)
-        failing = min((each for each, made in plans.items() if not made.fits), default=None)
+        failing = min((each for each, made in plans.items() if not made.fits), default=refused)
         tolerance = max(step, fitting // 32 // step * step)
         if failing is not None and failing - fitting <= tolerance:
             break
-        size = _meeting(plans, where.chip.memory) // step * step
+        if failing is None or failing != refused:
+            size = _meeting(plans, where.chip.memory) // step * step
+        else:
+            size = (fitting + failing) // 2 // step * step
         if failing is not None:
             size = min(size, failing - tolerance)
         size = max(size, fitting + tolerance)
+    if failing is not None and failing == refused:
+        say(f"no larger one: {reason}")
     return [plans[each] for each in sorted(plans)]
 
 

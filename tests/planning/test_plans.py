@@ -110,30 +110,45 @@ def test_what_was_compiled_is_kept(experiment, monkeypatch, tmp_path):
     assert planning.plan(experiment, here()).memory == first.memory  # a damaged one is made anew
 
 
+@pytest.fixture
+def modelled(monkeypatch):
+    """Has `largest_batch` meet plans of known memory, and an error above some size."""
+
+    def start(memory, refused=10**9):
+        tried = []
+
+        def model(experiment, where, *, batch_size, say):
+            if batch_size > refused:
+                raise UserError("the queue is smaller")
+            tried.append(batch_size)
+            return planning.Plan(
+                slice=where,
+                batch_size=batch_size,
+                memory=memory(batch_size),
+                state=1e6,
+                flops=1.0,
+                compiler_flops=1.0,
+                bytes_accessed=1.0,
+                collectives=(),
+                example_bytes=1.0,
+                compile_seconds=0.0,
+            )
+
+        monkeypatch.setattr(plans_module, "plan", model)
+        return tried
+
+    return start
+
+
 @pytest.mark.parametrize("bent", [False, True], ids=["a line", "bent"])
 @pytest.mark.parametrize("most", [4, 160, 5000, 100_000])
 def test_the_largest_batch_lies_between_one_that_fits_and_one_that_does_not(
-    experiment, monkeypatch, most, bent
+    experiment, modelled, most, bent
 ):
     def memory(size):
         return 1e6 + 300 * size + (size**1.3 if bent else 0)
 
-    tried = []
-
-    def model(experiment, where, *, batch_size, say):
-        tried.append(batch_size)
-        nothing = dict.fromkeys(("flops", "compiler_flops", "bytes_accessed", "example_bytes"), 1.0)
-        return planning.Plan(
-            slice=where,
-            batch_size=batch_size,
-            memory=memory(batch_size),
-            state=1e6,
-            collectives=(),
-            compile_seconds=0.0,
-            **nothing,
-        )
-
-    monkeypatch.setattr(plans_module, "plan", model)
+    tried = modelled(memory)
     found = planning.largest_batch(experiment, here(memory=memory(most) + 1))
     fitting = max(each.batch_size for each in found if each.fits)
     failing = min(each.batch_size for each in found if not each.fits)
@@ -142,11 +157,12 @@ def test_the_largest_batch_lies_between_one_that_fits_and_one_that_does_not(
     assert len(found) == len(tried) <= 6
 
 
-def test_a_method_that_takes_no_larger_batch_ends_the_search(experiment):
+def test_a_method_that_takes_no_larger_batch_ends_the_search(experiment, modelled):
+    modelled(lambda size: 1e6 + size, refused=512)
     said = []
     found = planning.largest_batch(experiment, here(), say=said.append)
-    assert [each.batch_size for each in found] == [64]
-    assert "queue_size 512 is smaller" in said[-1]
+    assert 496 <= found[-1].batch_size <= 512
+    assert said == ["no larger one: the queue is smaller"]
 
 
 def test_a_state_that_alone_is_too_large_ends_the_search(experiment):
