@@ -414,7 +414,11 @@ def test_a_read_only_disk_is_said_at_once(run_dir, tmp_path):
 
 
 def start(arguments, tmp_path):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "XLA_FLAGS": "",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # of LLVM: most of the time is compilation
+    }
     return subprocess.Popen(
         [sys.executable, "-m", "jaxcl.cli", *arguments],
         cwd=tmp_path,

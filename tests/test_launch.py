@@ -56,6 +56,7 @@ def commands(tmp_path, monkeypatch):
     add(jaxcl="#!{python}\nfrom jaxcl.cli import main\nraise SystemExit(main())\n")
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # of LLVM
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=1")
     return add
 

@@ -25,7 +25,7 @@ from jaxcl.methods.method import (
 from jaxcl.methods.moco import MoCo, MoCoState
 from jaxcl.methods.networks import chain, forward, init_networks, network_streams
 from jaxcl.methods.schedules import Cosine, value_at
-from jaxcl.methods.shuffle import shuffle_rows, unshuffle_rows
+from jaxcl.methods.shuffle import norm_groups, shuffle_rows, unshuffle_rows
 from jaxcl.methods.target import move_target, start_target
 from jaxcl.similarity import l2_normalize
 
@@ -114,7 +114,7 @@ class DenseCL(Method):
             params, state.batch_stats, query_view, axis_name, batch.draws(key, axis_name)
         )
         if self.shuffle:
-            key_view = shuffle_rows(key, key_view, axis_name)
+            key_view = shuffle_rows(key, key_view, axis_name, groups=norm_groups(self.encoder))
         keys, target_batch_stats = self._encode(
             state.target_params, state.target_batch_stats, key_view, axis_name
         )
@@ -122,7 +122,7 @@ class DenseCL(Method):
             state, batch_stats=batch_stats, target_batch_stats=target_batch_stats
         )
         if self.shuffle:
-            keys = _unshuffle(key, keys, axis_name)
+            keys = _unshuffle(key, keys, axis_name, norm_groups(self.encoder))
         embedding, *of_cells = jax.lax.stop_gradient(keys)
         return (*queries, l2_normalize(embedding), *of_cells), state
 
@@ -132,11 +132,14 @@ class DenseCL(Method):
         if not self.shuffle:
             return self, batch, lambda embeddings: embeddings
         query_view, key_view = two_views(batch, self)
-        shuffled = shuffle_rows(key, key_view, axis_name)
+        shuffled = shuffle_rows(key, key_view, axis_name, groups=norm_groups(self.encoder))
         return (
             dataclasses.replace(self, shuffle=False),
             dataclasses.replace(batch, views=(query_view, shuffled)),
-            lambda embeddings: (*embeddings[:3], *_unshuffle(key, embeddings[3:], axis_name)),
+            lambda embeddings: (
+                *embeddings[:3],
+                *_unshuffle(key, embeddings[3:], axis_name, norm_groups(self.encoder)),
+            ),
         )
 
     def objective(
@@ -270,6 +273,6 @@ def _rows(cells: jax.Array) -> jax.Array:
 
 
 def _unshuffle(
-    key: jax.Array, keys: Iterable[jax.Array], axis_name: str | None
+    key: jax.Array, keys: Iterable[jax.Array], axis_name: str | None, groups: int | None
 ) -> tuple[jax.Array, ...]:
-    return tuple(unshuffle_rows(key, rows, axis_name) for rows in keys)
+    return tuple(unshuffle_rows(key, rows, axis_name, groups=groups) for rows in keys)

@@ -23,7 +23,7 @@ from jaxcl.methods.method import (
 )
 from jaxcl.methods.networks import chain, forward, init_networks
 from jaxcl.methods.schedules import Cosine, value_at
-from jaxcl.methods.shuffle import shuffle_rows, unshuffle_rows
+from jaxcl.methods.shuffle import norm_groups, shuffle_rows, unshuffle_rows
 from jaxcl.methods.target import TargetMethod, TargetState, move_target, start_target
 from jaxcl.similarity import l2_normalize
 
@@ -101,7 +101,7 @@ class MoCo(Method):
             draws=batch.draws(key, axis_name),
         )
         if self.shuffle:
-            key_view = shuffle_rows(key, key_view, axis_name)
+            key_view = shuffle_rows(key, key_view, axis_name, groups=norm_groups(self.encoder))
         keys, target_batch_stats = forward(
             self._networks,
             state.target_params,
@@ -111,7 +111,7 @@ class MoCo(Method):
             axis_name=axis_name,
         )
         if self.shuffle:
-            keys = unshuffle_rows(key, keys, axis_name)
+            keys = unshuffle_rows(key, keys, axis_name, groups=norm_groups(self.encoder))
         keys = jax.lax.stop_gradient(l2_normalize(keys))
         state = dataclasses.replace(
             state, batch_stats=batch_stats, target_batch_stats=target_batch_stats
@@ -124,11 +124,14 @@ class MoCo(Method):
         if not self.shuffle:
             return self, batch, lambda embeddings: embeddings
         query_view, key_view = two_views(batch, self)
-        shuffled = shuffle_rows(key, key_view, axis_name)
+        shuffled = shuffle_rows(key, key_view, axis_name, groups=norm_groups(self.encoder))
         return (
             dataclasses.replace(self, shuffle=False),
             dataclasses.replace(batch, views=(query_view, shuffled)),
-            lambda embeddings: (embeddings[0], unshuffle_rows(key, embeddings[1], axis_name)),
+            lambda embeddings: (
+                embeddings[0],
+                unshuffle_rows(key, embeddings[1], axis_name, groups=norm_groups(self.encoder)),
+            ),
         )
 
     def objective(

@@ -80,8 +80,10 @@ def test_devices(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "backend"), BY_BACKEND)
-def test_every_mapping_and_number_of_devices(name, backend):
-    check(masked(CASES[name]), backend)
+def test_every_number_of_devices_and_mapping(name, backend):
+    case = masked(CASES[name])
+    check(case, backend, mapping=["pmap"])
+    check(case, backend, mapping=["shard_map"], devices=[8])
 
 
 @pytest.mark.slow
@@ -94,7 +96,9 @@ def test_without_masks(name, backend):
 @pytest.mark.parametrize("with_masks", [False, True], ids=["all", "masked"])
 @pytest.mark.parametrize("name", STATES)
 def test_what_is_handed_on(name, with_masks):
-    check(masked(STATES[name]) if with_masks else STATES[name])
+    case = masked(STATES[name]) if with_masks else STATES[name]
+    check(case, mapping=["pmap"])
+    check(case, mapping=["shard_map"], devices=[8])
 
 
 def test_masks_are_split_by_rows():

@@ -1,29 +1,110 @@
 """Shuffled BatchNorm: rows come back, and one device with groups equals as many devices."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, Mesh
+from jax.sharding import PartitionSpec as P
 
 from jaxcl.encoders import MLP
 from jaxcl.methods import Batch, MoCo
 from jaxcl.methods.shuffle import shuffle_rows, unshuffle_rows
+from jaxcl.planning import find_collectives
 
 KEY = jax.random.key(3)
 ROWS = jnp.arange(32.0).reshape(16, 2)
 
 
 @pytest.mark.parametrize("devices", [1, 4, 8])
-def test_rows_leave_and_return(devices):
+def test_rows_that_do_not_divide_are_permuted_as_a_whole(devices):
+    """Two rows a group, eight groups."""
+
     def there_and_back(rows):
-        away = shuffle_rows(KEY, rows, "d")
-        return away, unshuffle_rows(KEY, away, "d")
+        away = shuffle_rows(KEY, rows, "d", groups=8 // devices)
+        return away, unshuffle_rows(KEY, away, "d", groups=8 // devices)
 
     away, back = jax.vmap(there_and_back, axis_name="d")(ROWS.reshape(devices, -1, 2))
     np.testing.assert_array_equal(back.reshape(16, 2), ROWS)
     expected = ROWS[jax.random.permutation(KEY, 16)]  # whatever the number of devices
     np.testing.assert_array_equal(away.reshape(16, 2), expected)
     assert not np.array_equal(expected, ROWS)
+
+
+def dealt(rows, total):
+    """What shuffling makes of the whole batch, group by group and piece by piece."""
+    size = len(rows) // total
+    partners = math.gcd(size, total)
+    piece = size // partners
+    drawn = [
+        rows[group * size : (group + 1) * size][
+            jax.random.permutation(jax.random.fold_in(KEY, group), size)
+        ]
+        for group in range(total)
+    ]
+    found = []
+    for group in range(total):
+        first = group // partners * partners
+        place = group % partners
+        found += [
+            drawn[source][place * piece : (place + 1) * piece]
+            for source in range(first, first + partners)
+        ]
+    return np.concatenate(found)
+
+
+@pytest.mark.parametrize(
+    ("total", "size"), [(1, 6), (2, 4), (8, 8), (8, 16), (16, 8), (8, 40), (4, 12)]
+)
+@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+def test_groups_deal_out_their_rows_alike_on_any_devices(devices, total, size):
+    if total % devices:
+        pytest.skip("a group lies on one device")
+    rows = jnp.arange(3.0 * total * size).reshape(-1, 3)
+
+    def there_and_back(rows):
+        away = shuffle_rows(KEY, rows, "d", groups=total // devices)
+        return away, unshuffle_rows(KEY, away, "d", groups=total // devices)
+
+    split = rows.reshape(devices, -1, 3)
+    mesh = Mesh(np.array(jax.devices()[:devices]), ("d",), axis_types=(AxisType.Auto,))
+    mapped = jax.shard_map(
+        lambda x: jax.tree.map(lambda y: y[None], there_and_back(x[0])),
+        mesh=mesh,
+        in_specs=P("d"),
+        out_specs=P("d"),
+        check_vma=False,
+    )
+    away, back = jax.jit(mapped)(split)
+    np.testing.assert_array_equal(back.reshape(rows.shape), rows)
+    np.testing.assert_array_equal(away.reshape(rows.shape), dealt(rows, total))
+
+
+def test_each_group_has_as_many_rows_of_every_other():
+    away = shuffle_rows(KEY, jnp.arange(128), groups=8)
+    sources = np.asarray(away).reshape(8, 16) // 16
+    for group in sources:
+        assert np.bincount(group, minlength=8).tolist() == [2] * 8
+    other = shuffle_rows(jax.random.key(4), jnp.arange(128), groups=8)
+    assert not np.array_equal(away, other)
+
+
+def test_no_device_holds_the_rows_of_all():
+    mesh = Mesh(np.array(jax.devices()[:8]), ("d",), axis_types=(AxisType.Auto,))
+
+    def there_and_back(rows):
+        return unshuffle_rows(KEY, shuffle_rows(KEY, rows, "d", groups=1), "d", groups=1)
+
+    mapped = jax.shard_map(
+        there_and_back, mesh=mesh, in_specs=P("d"), out_specs=P("d"), check_vma=False
+    )
+    compiled = jax.jit(mapped).lower(jnp.zeros((8 * 16, 100))).compile()
+    found = find_collectives(compiled.as_text())
+    assert [each.kind for each in found] == ["all-to-all"] * 2
+    assert {each.bytes for each in found} == {16 * 100 * 4}
+    assert compiled.memory_analysis().temp_size_in_bytes < 5 * 16 * 100 * 4
 
 
 def moco(groups, shuffle=True):

@@ -1,7 +1,6 @@
 """Runs: the same on any devices, the same when stopped and resumed, and clear when they fail."""
 
 import dataclasses
-import itertools
 import os
 import signal
 
@@ -16,6 +15,8 @@ from jaxcl.encoders.norm import BatchNorm
 from jaxcl.training import Run, RunDirectory, Train, UserError, read_metrics, train
 from jaxcl.training.checkpoints import Checkpoints, name_leaves
 from jaxcl.training.run_directory import RunLock
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 STEPS = 12
 
@@ -120,7 +121,8 @@ def test_first_20_losses_agree_on_any_devices_under_both_mappings(tmp_path, quie
     }[method]
     base = make_experiment(method=chosen, train=Train(batch_size=64, epochs=20 / 23))
     found = {}
-    for devices, mapping in itertools.product((1, 2, 4, 8), ("pmap", "shard_map")):
+    ways = [(1, "pmap"), (2, "pmap"), (4, "pmap"), (8, "pmap"), (1, "shard_map"), (8, "shard_map")]
+    for devices, mapping in ways:
         if method == "moco, groups":  # as many groups in all, whatever the devices
             grouped = SmoothCNN(batch_norm_groups=8 // devices)
             base = dataclasses.replace(base, method=dataclasses.replace(chosen, encoder=grouped))

@@ -27,6 +27,8 @@ from jaxcl.training import (
 from jaxcl.training.checkpoints import name_leaves
 from jaxcl.training.probes import init_probe, step_probe
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 PROBED = Probe(memory=300, neighbours=5)
 NAMES = ("probe_loss", "probe_accuracy", "probe_knn_accuracy")
 

@@ -174,6 +174,7 @@ class Fleet:
         self.running = []
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # of LLVM: most of the time is compilation
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         }
         for index in range(processes):
