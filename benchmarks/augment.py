@@ -20,7 +20,7 @@ from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
-from jaxcl.cpu_flags import prefer_fast_convolutions
+from jaxcl.compilation import prefer_fast_convolutions
 
 prefer_fast_convolutions()  # before jax is imported
 

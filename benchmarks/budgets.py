@@ -15,7 +15,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from jaxcl.cpu_flags import prefer_fast_convolutions
+from jaxcl.compilation import prefer_fast_convolutions
 
 prefer_fast_convolutions()
 

@@ -29,7 +29,7 @@ from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 
-from jaxcl.cpu_flags import prefer_fast_convolutions
+from jaxcl.compilation import prefer_fast_convolutions
 
 METHODS = (
     "moco_v2",

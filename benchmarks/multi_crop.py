@@ -13,7 +13,7 @@ import statistics
 import sys
 import time
 
-from jaxcl.cpu_flags import prefer_fast_convolutions
+from jaxcl.compilation import prefer_fast_convolutions
 
 
 def parse_arguments() -> argparse.Namespace:

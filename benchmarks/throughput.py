@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from jaxcl.cpu_flags import prefer_fast_convolutions
+from jaxcl.compilation import prefer_fast_convolutions
 
 MAPPINGS = ("pmap", "shard_map")
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxcl import __version__
-from jaxcl.cpu_flags import prefer_fast_convolutions
+from jaxcl.compilation import keep_programs, prefer_fast_convolutions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest and known.verb not in ("train", "views", "plan"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     prefer_fast_convolutions()  # before jax is imported
+    keep_programs()
     _silence_failing_saves()
     if known.verb == "train" and known.target is None:
         asked = bool({"-h", "--help"} & {*rest})

@@ -16,6 +16,7 @@ jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 # Many tests compile the same programs: the workers of one session share them.
 CACHE = os.environ.setdefault("JAXCL_TEST_CACHE", tempfile.mkdtemp(prefix="jaxcl-tests-"))
+os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE  # of processes that tests start, too
 jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

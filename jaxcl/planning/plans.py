@@ -4,16 +4,15 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import re
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxcl.compilation import cache_folder
 from jaxcl.data import Record, Source, SourceConfig
 from jaxcl.planning.chips import Slice
 from jaxcl.planning.collectives import Collective, find_collectives
@@ -310,8 +309,7 @@ def _digest(where: Slice, text: str) -> str:
 
 def _cached(key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What `make` returns, from the user's cache folder where it lies there."""
-    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    path = Path(root) / "jaxcl" / "plans" / f"{key}.json"
+    path = cache_folder() / "plans" / f"{key}.json"
     with contextlib.suppress(OSError, ValueError):
         found: dict[str, Any] = json.loads(path.read_text())
         return found
