@@ -58,7 +58,9 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
         initializing = self.is_initializing()
         if train:
-            mean, var, count = self._batch_statistics(x, None if initializing else axis_name)
+            mean, var, count = self._batch_statistics(
+                x, running_mean.value, None if initializing else axis_name
+            )
             if not initializing:
                 self._update_running(running_mean, running_var, mean, var, count, axis_name)
         else:
@@ -74,7 +76,7 @@ class BatchNorm(nn.Module):
         return _scale_and_shift(x, multiplier, offset).astype(self.dtype)
 
     def _batch_statistics(
-        self, x: jax.Array, axis_name: str | None
+        self, x: jax.Array, near: jax.Array, axis_name: str | None
     ) -> tuple[jax.Array, jax.Array, int]:
         """Mean and biased variance, [C] or [groups, C], and how many values each rests on."""
         if self.groups is not None:
@@ -86,19 +88,15 @@ class BatchNorm(nn.Module):
             x = x.reshape(self.groups, x.shape[0] // self.groups, *x.shape[1:])
         axes = tuple(range(0 if self.groups is None else 1, x.ndim - 1))
         count = x.size // (x.shape[-1] * (self.groups or 1))
-        crosses = self.groups is None and axis_name is not None
-
-        def average(values: jax.Array) -> jax.Array:
-            values = values.mean(axes, keepdims=True)
-            return jax.lax.pmean(values, axis_name) if crosses else values
-
-        # Two passes: mean(x^2) - mean(x)^2 would cancel, and how much hangs on the devices.
-        x = x.astype(jnp.float32)
-        mean = average(x)
-        var = average(jnp.square(x - mean))
-        if crosses:
+        # Both moments in one pass over x and one exchange. E[d^2] - E[d]^2 cancels where the mean
+        # is large beside the deviation: so d is from the running mean, which is soon near.
+        distance = x.astype(jnp.float32) - near
+        moments = jnp.stack([distance.mean(axes), jnp.square(distance).mean(axes)])
+        if self.groups is None and axis_name is not None:
+            moments = jax.lax.pmean(moments, axis_name)
             count *= jax.lax.axis_size(axis_name)
-        return mean.squeeze(axes), var.squeeze(axes), count
+        offset, square = moments
+        return near + offset, jnp.maximum(square - jnp.square(offset), 0), count
 
     def _update_running(
         self,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxcl.encoders import BatchNorm
+from jaxcl.planning import find_collectives
 
 X = np.random.default_rng(0).normal(3.0, 2.0, (16, 5, 4)).astype(np.float32)
 VARIABLES = {
@@ -47,6 +48,46 @@ def test_groups_normalize_consecutive_rows_apart():
     np.testing.assert_allclose(
         updated["batch_stats"]["var"], 0.9 * 2.0 + 0.1 * np.mean(variances, 0), rtol=1e-5
     )
+
+
+def test_a_mean_far_from_zero_costs_no_digits_once_the_running_one_is_near():
+    far = X + 1e4
+    stats = {"mean": jnp.full(4, 1e4 + 2), "var": jnp.full(4, 2.0)}
+    y, _ = BatchNorm().apply(
+        VARIABLES | {"batch_stats": stats}, far, train=True, mutable="batch_stats"
+    )
+    np.testing.assert_allclose(y, normalized(far), atol=5e-3)  # 1e4 itself has steps of 1e-3
+    first, _ = BatchNorm().apply(
+        VARIABLES | {"batch_stats": stats | {"mean": jnp.zeros(4)}},
+        far,
+        train=True,
+        mutable="batch_stats",
+    )
+    assert np.abs(first - normalized(far)).max() > 0.05  # what the distance would cost
+
+
+def test_a_constant_has_no_variance_and_finite_gradients():
+    def total(x):
+        y, updated = apply(BatchNorm(), x)
+        return jnp.sin(y).sum(), updated
+
+    gradient, updated = jax.grad(total, has_aux=True)(jnp.full((8, 4), 1.7))
+    assert np.isfinite(gradient).all()
+    np.testing.assert_allclose(updated["batch_stats"]["var"], 0.9 * 2.0, rtol=1e-5)
+
+
+def test_both_moments_cross_devices_at_once():
+    """One exchange forward, one backward."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]), ("d",))
+    axes = jax.sharding.PartitionSpec("d")
+
+    def gradient(x):
+        return jax.grad(lambda x: jnp.sin(apply(BatchNorm(), x, "d")[0]).sum())(x)
+
+    mapped = jax.shard_map(gradient, mesh=mesh, in_specs=axes, out_specs=axes, check_vma=False)
+    text = jax.jit(mapped).lower(X).compile().as_text()
+    found = find_collectives(text)
+    assert [(each.kind, each.bytes) for each in found] == [("all-reduce", 2 * 4 * 4)] * 2
 
 
 @pytest.mark.parametrize("devices", [2, 8])
