@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcl.encoders.convolution import convolve
 from jaxcl.encoders.feature_maps import keep_feature_map
 from jaxcl.encoders.norm import BatchNorm
 
@@ -50,6 +51,7 @@ class SmallCNN(nn.Module):
                 use_bias=False,
                 kernel_init=nn.initializers.he_normal(),
                 dtype=self.dtype,
+                conv_general_dilated=convolve,
                 name=f"conv{layer}",
             )(x)
             x = BatchNorm(groups=self.batch_norm_groups, dtype=self.dtype, name=f"norm{layer}")(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.choices import check_choices
+from jaxcl.encoders.convolution import convolve
 from jaxcl.encoders.drop_path import DropPath, drop_path_rates
 from jaxcl.encoders.feature_maps import keep_feature_map
 
@@ -139,6 +140,7 @@ class Block(nn.Module):
             feature_group_count=width,
             kernel_init=_START,
             dtype=self.dtype,
+            conv_general_dilated=convolve,
             name="conv_dw",
         )(x)
         y = nn.LayerNorm(_EPSILON, self.dtype, name="norm")(y)

@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcl.encoders.convolution import once
+
 
 class BatchNorm(nn.Module):
     """Batch normalization (Ioffe & Szegedy, 2015) with a choice of who shares statistics.
@@ -90,13 +92,14 @@ class BatchNorm(nn.Module):
         count = x.size // (x.shape[-1] * (self.groups or 1))
         # Both moments in one pass over x and one exchange. E[d^2] - E[d]^2 cancels where the mean
         # is large beside the deviation: so d is from the running mean, which is soon near.
-        distance = x.astype(jnp.float32) - near
-        moments = jnp.stack([distance.mean(axes), jnp.square(distance).mean(axes)])
+        x = x.astype(jnp.float32)
+        sums = jnp.stack([_sums(x, axes), _sums(jnp.square(x - near), axes)])
+        moments = sums / count
         if self.groups is None and axis_name is not None:
             moments = jax.lax.pmean(moments, axis_name)
             count *= jax.lax.axis_size(axis_name)
-        offset, square = moments
-        return near + offset, jnp.maximum(square - jnp.square(offset), 0), count
+        mean, square = moments
+        return mean, jnp.maximum(square - jnp.square(mean - near), 0), count
 
     def _update_running(
         self,
@@ -121,8 +124,29 @@ def _scale_and_shift(x: jax.Array, multiplier: jax.Array, offset: jax.Array) -> 
     """x * multiplier + offset in float32, with one [C] for all rows or [groups, C] for consecutive
     groups of them."""
     if multiplier.ndim == 1:
-        return x * multiplier + offset
+        return x * _spread(multiplier, x.shape[1:]) + _spread(offset, x.shape[1:])
     groups, channels = multiplier.shape
-    shape = (groups, 1) + (1,) * (x.ndim - 2) + (channels,)
     grouped = x.reshape(groups, x.shape[0] // groups, *x.shape[1:])
-    return (grouped * multiplier.reshape(shape) + offset.reshape(shape)).reshape(x.shape)
+    inner = (1,) * (x.ndim - 2)
+    shape = (groups, 1, *x.shape[1:])
+
+    def of_groups(values: jax.Array) -> jax.Array:
+        return _spread(values.reshape(groups, 1, *inner, channels), shape)
+
+    return (grouped * of_groups(multiplier) + of_groups(offset)).reshape(x.shape)
+
+
+def _sums(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """Sums over `axes`, the rows first: on CPU many channels at once are several times as fast."""
+    rows, *inner = axes
+    sums = x.sum(rows)
+    if not inner:
+        return sums
+    # `once` keeps the compiler from making one sum of the two again.
+    return once(sums).sum(tuple(axis - 1 for axis in inner))
+
+
+def _spread(values: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Broadcasts in two steps, too, so that gradients are summed as `_sums` sums."""
+    spread = jnp.broadcast_to(values, shape)
+    return spread if values.shape == shape else once(spread)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.choices import check_choices
+from jaxcl.encoders.convolution import convolve
 from jaxcl.encoders.feature_maps import keep_feature_map
 from jaxcl.encoders.norm import BatchNorm
 
@@ -93,6 +94,7 @@ class ResNet(nn.Module):
             nn.Conv,
             use_bias=False,
             kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+            conv_general_dilated=convolve,
             dtype=self.dtype,
         )
         norm = partial(BatchNorm, groups=self.batch_norm_groups, dtype=self.dtype)

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcl.encoders.convolution import convolve
 from jaxcl.encoders.feature_maps import keep_feature_map
 from jaxcl.encoders.norm import BatchNorm
 
@@ -73,6 +74,7 @@ class WideResNet(nn.Module):
             use_bias=False,
             kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
             dtype=self.dtype,
+            conv_general_dilated=convolve,
         )
         norm = partial(BatchNorm, groups=self.batch_norm_groups, dtype=self.dtype)
 
