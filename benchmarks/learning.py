@@ -29,6 +29,8 @@ from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 
+from lightly_environment import environment
+
 from jaxcl.compilation import prefer_fast_convolutions
 
 METHODS = (
@@ -46,8 +48,6 @@ METHODS = (
 SIDES = ("jaxcl", "lightly")
 ALIKE = "lightly alike"
 DIFFERENT_HABITS = ("simclr", "dcl", "nnclr", "swav", "dino")
-PACKAGES = ("lightly==1.6.0", "torch==2.14.1", "torchvision==0.29.1")
-PROJECT = Path(__file__).parents[1]
 EPOCHS, SIZE = {"fashion": 1.0, "emoji": 10.0}, {"fashion": 14, "emoji": 16}
 
 
@@ -97,18 +97,6 @@ def main() -> None:
     pythons = {"jaxcl": sys.executable, "lightly": theirs, ALIKE: theirs}
     results = run_all(runs, pythons, options)
     print(table(results, runs))
-
-
-def environment(folder: Path) -> Path:
-    """lightly's environment, made if there is none. Returns its Python."""
-    python = folder.absolute() / "bin" / "python"
-    if not (folder / "complete").exists():
-        print(f"making {folder} with {', '.join(PACKAGES)}", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        install = [python, "-m", "pip", "install", "-q"]
-        subprocess.run([*install, *PACKAGES, "-e", PROJECT], check=True)
-        (folder / "complete").touch()
-    return python
 
 
 def run_all(runs: list[dict], pythons: dict[str, str], options: argparse.Namespace) -> dict:

@@ -1,19 +1,28 @@
 """Examples a second of a config: reading, views, the step without them, and all together.
 
     python benchmarks/throughput.py configs/quickstart.py --batch-size 256 --devices 1
+    python benchmarks/throughput.py configs/moco_v2_emoji.py --data.path emoji.npz --peer lightly
 
-Other options override the config, as on the command line: --method.encoder.dtype bfloat16
+Other options override the config, as on the command line: --method.encoder.dtype bfloat16. With
+--peer, a MoCo of a ResNet with the CIFAR stem trains by lightly too, on the same pictures, batch
+and sizes, in turns with jaxcl's: as lightly's examples do it, and with channels last. Its
+environment (torch, 6 GB) is made first, in the working directory.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from lightly_environment import environment
 
 from jaxcl.compilation import prefer_fast_convolutions
 
@@ -27,6 +36,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--devices", type=int, default=1)
     parser.add_argument("--mapping", choices=[*MAPPINGS, "both"], default="pmap")
     parser.add_argument("--steps", type=int, default=20, help="timed steps (default: 20)")
+    parser.add_argument("--peer", choices=["lightly"], help="measure that beside jaxcl, in turns")
+    parser.add_argument(
+        "--environment", type=Path, default=Path("lightly-environment"), help="lightly's, made here"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document, no table")
     arguments, options = parser.parse_known_args()
     arguments.overrides = options
@@ -50,14 +63,13 @@ def main() -> None:
 
 def measure(arguments: argparse.Namespace, mapping: str) -> dict:
     """Times the parts of one config under one mapping."""
-    import dataclasses
-
     import jax
+    import numpy as np
 
+    from jaxcl import augment
     from jaxcl.augment import batch_views
     from jaxcl.cli import load_config
     from jaxcl.data import Batches
-    from jaxcl.methods import Batch
     from jaxcl.overrides import override
     from jaxcl.training import set_up
 
@@ -82,27 +94,25 @@ def measure(arguments: argparse.Namespace, mapping: str) -> dict:
     images, indices = jax.device_put((host["image"], host["index"]))
     draw = jax.jit(lambda key, i, n: batch_views(experiment.views, key, i, n))
 
-    def augment(count: int) -> None:
+    def augment_batches(count: int) -> None:
         for number in range(count):
             views = draw(jax.random.key(number), images, indices)
         jax.block_until_ready(views)
 
-    # The method's own step on ready views, on one device's share of the batch.
-    method = experiment.method
-    share = size // arguments.devices
-    views = jax.tree.map(lambda view: view[:share], draw(jax.random.key(0), images, indices))
-    state = setup.init_state()
-    batch = Batch(views, indices[:share])
-    gradient = jax.jit(
-        lambda params, method_state: jax.value_and_grad(method.loss, has_aux=True)(
-            params, method_state, batch, key=jax.random.key(0)
-        )
-    )
+    # The step on views that are ready, as pictures that their views leave as they are.
+    views = draw(jax.random.key(0), images, indices)
+    plain = augment.Views((augment.RandomHorizontalFlip(0.0),) * len(views))
+    ready = host | {"image": np.asarray(255 * views[0].clip(0, 1)).astype(np.uint8)}
+    plainly = dataclasses.replace(setup, experiment=dataclasses.replace(experiment, views=plain))
 
-    def differentiate(count: int) -> None:
+    state = setup.init_state()
+    without_views = setup.devices.replicate(state)
+
+    def train_without_views(count: int) -> None:
+        nonlocal without_views
         for _ in range(count):
-            result = gradient(state.params, state.method)
-        jax.block_until_ready(result)
+            without_views, metrics = plainly.step(without_views, setup.devices.split(ready))
+        jax.block_until_ready(metrics)
 
     program = setup.step
     placed = setup.devices.split(host)
@@ -126,13 +136,17 @@ def measure(arguments: argparse.Namespace, mapping: str) -> dict:
             running, metrics = program(running, setup.devices.split(batch))
         jax.block_until_ready(metrics)
 
-    rates = {
-        "input": rate(read, size, steps),
-        "views": rate(augment, size, steps),
-        "loss and gradient": rate(differentiate, share, steps),
-        "step with views": rate(train, size, steps),
-        "everything": rate(train_with_input, size, steps),
+    parts = {
+        "input": read,
+        "views": augment_batches,
+        "step without views": train_without_views,
+        "step with views": train,
+        "everything": train_with_input,
     }
+    rates = {part: rate({"jaxcl": run}, size, steps)["jaxcl"] for part, run in parts.items()}
+    beside = {}
+    if arguments.peer:
+        beside = compare(arguments, experiment, setup.source, size, parts)
     peak = matmul_flops()
     achieved = flops * rates["step with views"]["median"] / size
     return {
@@ -142,22 +156,101 @@ def measure(arguments: argparse.Namespace, mapping: str) -> dict:
         "devices": arguments.devices,
         "batch_size": size,
         "examples_per_second": rates,
+        "beside_lightly": beside,
         "flops_per_step": flops,
         "matmul_flops_per_second": peak,
         "share_of_matmul_speed": achieved / peak,
     }
 
 
-def rate(run: Callable[[int], None], examples: int, steps: int, repeats: int = 5) -> dict:
-    """Examples a second: median, lowest and highest of several repeats after a warm-up."""
-    run(2)
+def rate(
+    sides: dict[str, Callable[[int], None]], examples: int, steps: int, repeats: int = 5
+) -> dict[str, dict]:
+    """Examples a second of each side: median, lowest and highest of several rounds, in turns."""
+    for run in sides.values():
+        run(2)
     each = max(1, steps // repeats)
-    rates = []
+    rates: dict[str, list[float]] = {side: [] for side in sides}
     for _ in range(repeats):
-        start = time.perf_counter()
-        run(each)
-        rates.append(each * examples / (time.perf_counter() - start))
-    return {"median": statistics.median(rates), "lowest": min(rates), "highest": max(rates)}
+        for side, run in sides.items():
+            start = time.perf_counter()
+            run(each)
+            rates[side].append(each * examples / (time.perf_counter() - start))
+    return {
+        side: {"median": statistics.median(found), "lowest": min(found), "highest": max(found)}
+        for side, found in rates.items()
+    }
+
+
+def compare(
+    arguments: argparse.Namespace,
+    experiment,
+    source,
+    size: int,
+    parts: dict[str, Callable[[int], None]],
+) -> dict[str, dict]:
+    """Rates of the step and of everything, of jaxcl and lightly in turns."""
+    import numpy as np
+
+    from jaxcl import encoders, methods
+
+    method = experiment.method
+    encoder = method.encoder
+    is_like = isinstance(method, methods.MoCo) and isinstance(encoder, encoders.ResNet)
+    if not is_like or encoder.stem != "cifar" or arguments.devices != 1:
+        sys.exit("--peer lightly takes a MoCo of a ResNet with the CIFAR stem, on one device")
+    python = environment(arguments.environment)
+    with tempfile.TemporaryDirectory() as folder:
+        images = Path(folder) / "images.npy"
+        np.save(images, np.stack([source[record]["image"] for record in range(len(source))]))
+        views = str(experiment.views)
+        task = {
+            "images": str(images),
+            "depth": encoder.depth,
+            "width": encoder.width,
+            "dim": experiment.method.projector.widths[-1],
+            "queue_size": method.queue_size,
+            "temperature": method.temperature,
+            "momentum": method.momentum,
+            "batch_size": size,
+            "size": source.image_shape[0],
+            "strength": 0.5,
+            "blur": "GaussianBlur" in views,
+            "workers": len(os.sched_getaffinity(0)),
+        }
+        layouts = {"lightly": "contiguous_format", "lightly, channels last": "channels_last"}
+        peers = {
+            name: subprocess.Popen(
+                [python, Path(__file__).with_name("throughput_lightly.py")],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for name in layouts
+        }
+        for name, peer in peers.items():
+            print(json.dumps(task | {"layout": layouts[name]}), file=peer.stdin, flush=True)
+
+        def run_there(peer: subprocess.Popen, part: str) -> Callable[[int], None]:
+            def run(count: int) -> None:
+                print(part, count, file=peer.stdin, flush=True)
+                if not peer.stdout.readline():
+                    sys.exit("lightly's side failed: see above")
+
+            return run
+
+        rates = {
+            part: rate(
+                {"jaxcl": parts[part]}
+                | {name: run_there(peer, part) for name, peer in peers.items()},
+                size,
+                arguments.steps,
+            )
+            for part in ("step without views", "everything")
+        }
+        for peer in peers.values():
+            peer.kill()
+    return rates
 
 
 def matmul_flops(size: int = 2048) -> float:
@@ -206,6 +299,15 @@ def print_table(document: dict) -> None:
         for part, rates in result["examples_per_second"].items():
             table.add_row(part, *(f"{rates[key]:,.0f}" for key in ("median", "lowest", "highest")))
         console.print(table)
+        for part, sides in result["beside_lightly"].items():
+            peer = Table(title=f"{part}, in turns")
+            for column in ("", "median, examples/s", "lowest", "highest", "jaxcl's to it"):
+                peer.add_column(column, justify="right" if column else "left")
+            ours = sides["jaxcl"]["median"]
+            for side, rates in sides.items():
+                cells = [f"{rates[key]:,.1f}" for key in ("median", "lowest", "highest")]
+                peer.add_row(side, *cells, f"{ours / rates['median']:.2f}")
+            console.print(peer)
         console.print(
             f"{result['flops_per_step'] / 1e9:.2f} GFLOP a step by the compiler; "
             f"{result['share_of_matmul_speed']:.0%} of this machine's matrix product "

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 
 
 def convolve(images: jax.Array, kernel: jax.Array, *arguments: Any, **options: Any) -> jax.Array:
-    """`jax.lax.conv_general_dilated`, with its input, its output and their gradients kept.
+    """`jax.lax.conv_general_dilated`, with its input and the input's gradient kept.
 
-    The gradient of a kernel reads both in another order. Left alone, the CPU's compiler computes
-    them anew for it, all the way from the convolutions before, value by value: a third of a step.
+    The gradient of a kernel reads the input in another order. Left alone, the CPU's compiler
+    computes it anew for that, all the way from the convolutions before, value by value: a third of
+    a step.
 
     Args:
       images: [N, H, W, C], or as the options say.
@@ -21,7 +22,7 @@ def convolve(images: jax.Array, kernel: jax.Array, *arguments: Any, **options: A
     Returns:
       [N, H', W', F].
     """
-    return once(jax.lax.conv_general_dilated(once(images), kernel, *arguments, **options))
+    return jax.lax.conv_general_dilated(once(images), kernel, *arguments, **options)
 
 
 def once(x: jax.Array) -> jax.Array:

@@ -124,29 +124,29 @@ def _scale_and_shift(x: jax.Array, multiplier: jax.Array, offset: jax.Array) -> 
     """x * multiplier + offset in float32, with one [C] for all rows or [groups, C] for consecutive
     groups of them."""
     if multiplier.ndim == 1:
-        return x * _spread(multiplier, x.shape[1:]) + _spread(offset, x.shape[1:])
+        return x * _spread(multiplier, x.shape, 1) + _spread(offset, x.shape, 1)
     groups, channels = multiplier.shape
     grouped = x.reshape(groups, x.shape[0] // groups, *x.shape[1:])
-    inner = (1,) * (x.ndim - 2)
-    shape = (groups, 1, *x.shape[1:])
 
     def of_groups(values: jax.Array) -> jax.Array:
-        return _spread(values.reshape(groups, 1, *inner, channels), shape)
+        aligned = values.reshape(groups, *(1,) * (grouped.ndim - 2), channels)
+        return _spread(aligned, grouped.shape, 2)
 
     return (grouped * of_groups(multiplier) + of_groups(offset)).reshape(x.shape)
 
 
 def _sums(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """Sums over `axes`, the rows first: on CPU many channels at once are several times as fast."""
-    rows, *inner = axes
-    sums = x.sum(rows)
-    if not inner:
-        return sums
+    """Sums over rows and places, first down the columns of images: on CPU a short sum of long rows
+    is several times as fast as one long sum for each channel."""
+    rows, *places = axes
+    if not places:
+        return x.sum(rows)
     # `once` keeps the compiler from making one sum of the two again.
-    return once(sums).sum(tuple(axis - 1 for axis in inner))
+    return once(x.sum(places[0], keepdims=True)).sum(axes)
 
 
-def _spread(values: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Broadcasts in two steps, too, so that gradients are summed as `_sums` sums."""
-    spread = jnp.broadcast_to(values, shape)
-    return spread if values.shape == shape else once(spread)
+def _spread(values: jax.Array, shape: tuple[int, ...], column: int) -> jax.Array:
+    """Broadcasts to `shape`, but for the columns, so that gradients are summed as `_sums` sums."""
+    if column >= len(shape) - 1:  # rows without places
+        return values
+    return once(jnp.broadcast_to(values, (*shape[:column], 1, *shape[column + 1 :])))
