@@ -7,35 +7,55 @@ import pytest
 
 from jaxcl.encoders.convolution import convolve, once
 
-OPTIONS = {
-    "window_strides": (2, 2),
-    "padding": [(1, 1), (1, 1)],
-    "dimension_numbers": ("NHWC", "HWIO", "NHWC"),
-}
+NUMBERS = ("NHWC", "HWIO", "NHWC")
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_values_and_gradients_are_those_of_jax(dtype):
-    images = jax.random.normal(jax.random.key(0), (3, 8, 8, 2), dtype)
-    kernel = jax.random.normal(jax.random.key(1), (3, 3, 2, 4), dtype)
+@pytest.mark.parametrize(
+    ("side", "kernel", "stride", "pad", "options"),
+    [
+        (8, 3, 1, 1, {}),
+        (8, 3, 2, 1, {}),
+        (7, 3, 2, 1, {}),
+        (8, 3, 2, 0, {}),
+        (8, 3, 2, 1, {"feature_group_count": 2}),
+        (8, 3, 2, 1, {"rhs_dilation": (2, 2)}),
+        (8, 1, 2, 0, {}),
+        (7, 1, 2, 0, {}),
+        (7, 1, 2, 1, {}),
+        (9, 1, 3, 0, {}),
+        (8, 7, 2, 3, {}),
+    ],
+)
+def test_values_and_gradients_are_those_of_jax(side, kernel, stride, pad, options, dtype):
+    channels = 2 // options.get("feature_group_count", 1)
+    images = jax.random.normal(jax.random.key(0), (3, side, side, 2), dtype)
+    weights = jax.random.normal(jax.random.key(1), (kernel, kernel, channels, 4), dtype)
+    tangents = (images[::-1], weights[::-1])
 
     def results(function):
-        def loss(images, kernel):
-            return jnp.square(function(images, kernel, **OPTIONS)).sum()
+        def convolution(images, weights):
+            pads = ((pad, pad), (pad, pad))
+            found = function(
+                images, weights, (stride, stride), pads, dimension_numbers=NUMBERS, **options
+            )
+            return found, jnp.square(found.astype(jnp.float32)).sum()
 
-        return jax.jit(jax.value_and_grad(loss, (0, 1)))(images, kernel)
+        gradients = jax.grad(lambda *x: convolution(*x)[1], (0, 1))
+        curved = jax.grad(lambda *x: jnp.square(gradients(*x)[0].astype(jnp.float32)).sum(), 1)
+        primal, tangent = jax.jvp(lambda *x: convolution(*x)[0], (images, weights), tangents)
+        return primal, tangent, gradients(images, weights), curved(images, weights)
 
+    exact = dtype == jnp.float32
     for ours, theirs in zip(
-        jax.tree.leaves(results(convolve)),
-        jax.tree.leaves(results(jax.lax.conv_general_dilated)),
+        jax.tree.leaves(jax.jit(results, static_argnums=0)(convolve)),
+        jax.tree.leaves(jax.jit(results, static_argnums=0)(jax.lax.conv_general_dilated)),
         strict=True,
     ):
         assert ours.dtype == theirs.dtype
-        np.testing.assert_allclose(
-            ours.astype(np.float32),
-            theirs.astype(np.float32),
-            rtol=1e-5 if dtype == jnp.float32 else 2e-2,
-        )
+        ours, theirs = ours.astype(np.float32), theirs.astype(np.float32)
+        scale = np.abs(theirs).max()
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=scale * (2e-5 if exact else 2e-2))
 
 
 @pytest.mark.parametrize("first", [0.0, -3.5, 1e30, np.inf])
