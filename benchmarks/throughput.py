@@ -14,6 +14,7 @@ import dataclasses
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -225,6 +226,7 @@ def compare(
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
+                start_new_session=True,
             )
             for name in layouts
         }
@@ -233,9 +235,12 @@ def compare(
 
         def run_there(peer: subprocess.Popen, part: str) -> Callable[[int], None]:
             def run(count: int) -> None:
+                os.killpg(peer.pid, signal.SIGCONT)
                 print(part, count, file=peer.stdin, flush=True)
                 if not peer.stdout.readline():
                     sys.exit("lightly's side failed: see above")
+                # Its workers would read ahead while it is jaxcl's turn.
+                os.killpg(peer.pid, signal.SIGSTOP)
 
             return run
 
@@ -249,7 +254,7 @@ def compare(
             for part in ("step without views", "everything")
         }
         for peer in peers.values():
-            peer.kill()
+            os.killpg(peer.pid, signal.SIGKILL)
     return rates
 
 
