@@ -53,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _views(known, rest)
         if known.verb == "plan":
             return _plan(known, rest)
+        if known.verb == "doctor":
+            return _doctor(known)
         return _embed(known)
     except KeyboardInterrupt:
         print("jaxcl: interrupted", file=sys.stderr)
@@ -68,6 +70,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
         "train",
         help="train from a config file, or go on with a run",
         usage="jaxcl train CONFIG|RUN_DIR [--out RUN_DIR] [--population FIELD=[VALUE,...]] "
+        "[--profile FIRST:LAST] "
         "[--coordinator HOST:PORT --processes N --process I] [--dotted.option VALUE ...]",
         description="Trains an experiment, or resumes the run in a directory. "
         "`jaxcl train CONFIG --help` lists every option of that experiment with its default.",
@@ -88,6 +91,9 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
         "TPU pods say this and the next two by themselves)",
     )
     train.add_argument("--processes", type=int, metavar="N", help="how many there are")
+    train.add_argument(
+        "--profile", metavar="FIRST:LAST", help="trace these steps for jax's profiler, as in 10:15"
+    )
     train.add_argument("--process", type=int, metavar="I", help="which this one is, from 0")
 
     evaluate = verbs.add_parser("evaluate", help="measure what a run has learned")
@@ -145,6 +151,12 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     views.add_argument("--out", required=True, metavar="FILE.png")
     views.add_argument("--examples", type=int, default=8, help="rows (default: 8)")
     views.add_argument("--seed", type=int, default=0, help="decides the draws (default: 0)")
+
+    doctor = verbs.add_parser(
+        "doctor",
+        help="devices, versions, flags and speed of this machine, and what to change",
+    )
+    doctor.add_argument("--json", action="store_true", help="one JSON document, no text")
 
     plan = verbs.add_parser(
         "plan",
@@ -241,10 +253,14 @@ def _train_here(
     from jaxcl.training import RunDirectory, free_directory, train
     from jaxcl.training.errors import UserError
     from jaxcl.training.processes import all_or_none, is_first
+    from jaxcl.training.profiling import Profile
 
     target, out, population = known.target, known.out, known.population
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
     with all_or_none():
+        profile = None if known.profile is None else Profile.parse(known.profile)
+        if profile is not None and population is not None:
+            raise UserError("--profile goes with one run, not with --population")
         if Path(target).is_dir():
             if out is not None:
                 raise UserError("--out goes with a config file; a run directory resumes in place")
@@ -260,7 +276,7 @@ def _train_here(
         experiment = override(experiment, options, program=f"jaxcl train {target}")
     if population is not None:
         return _train_population(experiment, population, directory, console)
-    outcome = train(experiment, directory, console=console)
+    outcome = train(experiment, directory, console=console, profile=profile)
     speaks = is_first()
     finish()
     if outcome.stopped_by is not None:
@@ -423,6 +439,17 @@ def _plan(known: argparse.Namespace, options: list[str]) -> int:
         return _complain(FileNotFoundError(f"{error}{hint} 256x256x3 --classes 1000"))
     except (UserError, OSError) as error:
         return _complain(error)
+    return 0
+
+
+def _doctor(known: argparse.Namespace) -> int:
+    from jaxcl.doctor import examine, report
+
+    try:
+        found = examine()
+    except RuntimeError as error:  # where jax cannot start what JAX_PLATFORMS asks for
+        return _complain(ValueError(str(error).splitlines()[0]))
+    print(json.dumps(found, indent=1) if known.json else report(found))
     return 0
 
 

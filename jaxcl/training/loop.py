@@ -28,6 +28,7 @@ from jaxcl.training.observers import (
     check_finite,
 )
 from jaxcl.training.processes import agree, all_or_none, any_of, code_digest, is_first
+from jaxcl.training.profiling import Profile, Tracer
 from jaxcl.training.run_directory import RunDirectory, RunLock
 from jaxcl.training.setup import Setup, set_up
 from jaxcl.training.state import TrainState
@@ -55,7 +56,13 @@ class Outcome:
         return self.step >= self.total_steps
 
 
-def train(experiment: Experiment, directory: Path, *, console: Console | None = None) -> Outcome:
+def train(
+    experiment: Experiment,
+    directory: Path,
+    *,
+    console: Console | None = None,
+    profile: Profile | None = None,
+) -> Outcome:
     """Trains, from the newest checkpoint in `directory` if there is one.
 
     Ctrl-C and SIGTERM save a checkpoint after the step at hand and return. A run that was stopped
@@ -65,6 +72,7 @@ def train(experiment: Experiment, directory: Path, *, console: Console | None = 
       experiment: what to train.
       directory: the run directory; made if missing.
       console: where to say how it goes; None: standard error.
+      profile: steps to trace, into `profile` of the run directory; of several processes the first.
 
     Returns:
       How it ended.
@@ -96,6 +104,8 @@ def train(experiment: Experiment, directory: Path, *, console: Console | None = 
         closing.callback(checkpoints.close)
         with all_or_none():
             start, state = _start_or_resume(setup, checkpoints, console)
+            if profile is not None:
+                profile.check(start=start, total=setup.total_steps)
             metrics_file = MetricsFile(files.metrics, restored_step=start, write=first)
         closing.callback(metrics_file.close)
         agree("newest checkpoint", f"that of step {start}")
@@ -114,7 +124,9 @@ def train(experiment: Experiment, directory: Path, *, console: Console | None = 
                 bar.say(f"warning, at step {int(row['step'])}: {alarm}")
 
         replaced = ReplacedImages(setup.source.names, bar.say, before=metrics_file.last_row)
-        step = _run_steps(setup, state, start, checkpoints, stop, bar, observe, replaced)
+        tracer = Tracer(profile if first else None, files.profile, bar.say)
+        closing.callback(tracer.close)
+        step = _run_steps(setup, state, start, checkpoints, stop, bar, observe, replaced, tracer)
     return Outcome(step, setup.total_steps, stop.signal, tuple(verdict.alarms))
 
 
@@ -153,6 +165,7 @@ def _run_steps(
     bar: ProgressBar,
     observe: Callable[[Row], None],
     replaced: ReplacedImages,
+    tracer: Tracer,
 ) -> int:
     """Steps until the end or a request to stop; returns the number of steps done."""
     train, run, total = setup.experiment.train, setup.experiment.run, setup.total_steps
@@ -172,8 +185,10 @@ def _run_steps(
     with prefetch(source_batches, _placing(setup), depth=run.prefetch) as batches:
         try:
             for batch, without_image in readable(batches):
+                tracer.before(step + 1)
                 state, metrics = setup.advance(state, batch)
                 step += 1
+                tracer.after(step, (state, metrics))
                 replaced.note(without_image)
                 if logged is not None:
                     # A CPU has done this step too by now; an accelerator is still at it.
@@ -240,7 +255,7 @@ class Clock:
     def __init__(self, setup: Setup, start: int) -> None:
         self._setup = setup
         self._time, self._waited, self._done = time.monotonic(), 0.0, start
-        self._rates = {"examples_per_second": 0.0, "waiting_share": 0.0}
+        self._rates = {"examples_per_second": 0.0, "step_seconds": 0.0, "waiting_share": 0.0}
 
     def row(
         self, step: int, metrics: dict[str, jax.Array], replaced: int, waited: float, done: int
@@ -253,6 +268,7 @@ class Clock:
             examples = (done - self._done) * self._setup.experiment.train.batch_size
             self._rates = {
                 "examples_per_second": examples / seconds,
+                "step_seconds": seconds / (done - self._done),
                 "waiting_share": min((waited - self._waited) / seconds, 1.0),
             }
             self._time, self._waited, self._done = now, waited, done

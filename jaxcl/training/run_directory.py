@@ -44,6 +44,11 @@ class RunDirectory:
         return self.path / "metrics.jsonl"
 
     @property
+    def profile(self) -> Path:
+        """What `--profile` traced."""
+        return self.path / "profile"
+
+    @property
     def checkpoints(self) -> Path:
         """One folder a checkpoint."""
         return self.path / "checkpoints"

@@ -1,0 +1,43 @@
+"""Traces of a few steps."""
+
+import gzip
+import json
+
+import pytest
+
+from jaxcl.training import train
+from jaxcl.training.errors import UserError
+from jaxcl.training.profiling import Profile
+
+
+@pytest.mark.parametrize("text", ["", "5", "5:", "0:3", "7:3", "a:b", "-1:2", "1:2:3"])
+def test_what_names_no_steps(text):
+    with pytest.raises(UserError, match="expected FIRST:LAST, two steps such as 10:15"):
+        Profile.parse(text)
+
+
+def test_the_steps_named_are_traced(tmp_path, experiment, quiet):
+    outcome = train(experiment, tmp_path, console=quiet, profile=Profile.parse("2:3"))
+    assert outcome.finished
+    (trace,) = (tmp_path / "profile").rglob("perfetto_trace.json.gz")
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    assert sum("PjitFunction" in event.get("name", "") for event in events) >= 2
+    assert f"profile in {tmp_path / 'profile'}" in quiet.export_text()
+
+
+def test_steps_that_a_run_does_not_have_are_refused_before_it_begins(tmp_path, experiment, quiet):
+    with pytest.raises(UserError, match="this run has the steps 1 to "):
+        train(experiment, tmp_path, console=quiet, profile=Profile(10, 10_000))
+    assert not (tmp_path / "metrics.jsonl").exists() or not (tmp_path / "metrics.jsonl").read_text()
+
+
+def test_a_run_that_stops_within_the_trace_still_has_one(tmp_path, experiment, quiet, monkeypatch):
+    from jaxcl.training import loop
+
+    def fail(*arguments, **options):
+        raise OSError("no space")
+
+    monkeypatch.setattr(loop, "_agreed_signal", fail)
+    with pytest.raises(OSError, match="no space"):
+        train(experiment, tmp_path, console=quiet, profile=Profile(1, 4))
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
