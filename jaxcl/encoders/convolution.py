@@ -13,7 +13,7 @@ def convolve(
     images: jax.Array,
     kernel: jax.Array,
     window_strides: Sequence[int],
-    padding: Sequence[tuple[int, int]],
+    padding: str | Sequence[tuple[int, int]],
     **options: Any,
 ) -> jax.Array:
     """`jax.lax.conv_general_dilated`, as fast on CPU as it can be had.
@@ -36,6 +36,9 @@ def convolve(
       [N, H', W', F].
     """
     images, strides = once(images), tuple(window_strides)
+    if isinstance(padding, str):
+        sides, window = images.shape[1:3], kernel.shape[:2]
+        padding = jax.lax.padtype_to_pads(sides, window, strides, padding)
     pads = [(before, after) for before, after in padding]
     if kernel.shape[:2] == (1, 1) and strides != (1, 1) and pads == [(0, 0), (0, 0)]:
         images, strides = images[:, :: strides[0], :: strides[1]], (1, 1)

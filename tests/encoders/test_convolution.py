@@ -25,6 +25,9 @@ NUMBERS = ("NHWC", "HWIO", "NHWC")
         (7, 1, 2, 1, {}),
         (9, 1, 3, 0, {}),
         (8, 7, 2, 3, {}),
+        (8, 1, 1, "SAME", {}),
+        (8, 3, 2, "SAME", {}),
+        (8, 1, 2, "VALID", {}),
     ],
 )
 def test_values_and_gradients_are_those_of_jax(side, kernel, stride, pad, options, dtype):
@@ -35,7 +38,7 @@ def test_values_and_gradients_are_those_of_jax(side, kernel, stride, pad, option
 
     def results(function):
         def convolution(images, weights):
-            pads = ((pad, pad), (pad, pad))
+            pads = pad if isinstance(pad, str) else ((pad, pad), (pad, pad))
             found = function(
                 images, weights, (stride, stride), pads, dimension_numbers=NUMBERS, **options
             )

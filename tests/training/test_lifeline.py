@@ -34,7 +34,8 @@ def connect(count, *, missing=(), seconds=10):
 
 
 def cut(line):
-    """What the system does to the connections of a process that is killed."""
+    """What the system does to the connections of a process that is killed; it says no more."""
+    line._leaving.set()
     for each in line._lines.values():
         with contextlib.suppress(OSError):  # the other end has closed it
             each.shutdown(socket.SHUT_RDWR)
