@@ -37,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     prefer_fast_convolutions()  # before jax is imported
     keep_programs()
+    # jax 0.10 aborts in a CPU collective when steps are dispatched without waiting.
+    os.environ.setdefault("JAX_CPU_ENABLE_ASYNC_DISPATCH", "0")
     _silence_failing_saves()
     if known.verb == "train" and known.target is None:
         asked = bool({"-h", "--help"} & {*rest})
@@ -211,14 +213,19 @@ def _train(known: argparse.Namespace, options: list[str]) -> int:
                 raise UserError("--population trains in one process: start one")
         return _train_here(known, options, finish=functools.partial(part, lifeline))
     except (UserError, OSError) as error:
+        ending.ended = True
         if lifeline is not None:
             lifeline.leave(str(error))
         index = None if launch is None else launch.index
         return _complain(error, where="" if index is None else f"process {index}: ")
-    except RuntimeError:  # of a collective, where a process that it waits for has ended
-        if lifeline is None or not ending.told.wait(10):
+    except BaseException as error:
+        if lifeline is None:
             raise
-        os._exit(_LOST)  # jax would wait for the lost one, and abort
+        # Of a collective, where a process that it waits for has ended.
+        if isinstance(error, RuntimeError) and ending.told.wait(10):
+            os._exit(_LOST)  # jax would wait for the lost one, and abort
+        lifeline.leave(f"{type(error).__name__}: {error}")
+        raise
 
 
 class _EndWithOthers:
@@ -226,12 +233,16 @@ class _EndWithOthers:
 
     def __init__(self) -> None:
         self.told = threading.Event()
+        self.ended = False
+        """Whether this process ends by itself, and has said why."""
 
     def on_loss(self, index: int, words: str | None) -> None:
         from jaxcl.training.processes import is_first
 
         if words is not None:
             time.sleep(5)  # what ended that one most likely ends this one too, in its own words
+            if self.ended:
+                return
         said = f"process {index} of the run has ended: {words}"
         if words is None:
             said = f"lost process {index} of the run: look at what ended it, then start all again"
@@ -413,30 +424,46 @@ def _plan(known: argparse.Namespace, options: list[str]) -> int:
     def say(text: str) -> None:
         print(f"{text} ...", file=sys.stderr, flush=True)
 
+    plans: list[planning.Plan] = []
+    experiment, failure = None, ""
     try:
         slices = [planning.find_slice(name) for name in known.topology]
         sizes = _batch_sizes(known.batch)
-        if known.plot is not None and Path(known.plot).suffix != ".png":
-            raise UserError(f"--plot is {known.plot}, expected a file that ends in .png")
+        plot = None if known.plot is None else Path(known.plot)
+        if plot is not None and (plot.suffix != ".png" or not plot.absolute().parent.is_dir()):
+            raise UserError(f"--plot is {plot}, expected a .png file in a folder that exists")
         experiment = load_config(Path(known.config))
         experiment = override(experiment, options, program=f"jaxcl plan {known.config}")
         if known.examples is not None or known.image is not None:
             described = _described(known.examples, known.image, known.classes)
             experiment = dataclasses.replace(experiment, data=described)
-        plans = []
         for where in slices:
             if known.largest:
                 plans += planning.largest_batch(experiment, where, say=say)
-            plans += [planning.plan(experiment, where, batch_size=n, say=say) for n in sizes]
+            for size in [] if known.largest and known.batch is None else sizes:
+                plans.append(planning.plan(experiment, where, batch_size=size, say=say))
+    except FileNotFoundError as error:
+        failure = str(error)
+        if experiment is not None:
+            failure += (
+                "; plan without the data by their number and shape, as in --examples 1281167 "
+                "--image 256x256x3 --classes 1000"
+            )
+    except (UserError, OSError) as error:
+        failure = str(error)
+    except RuntimeError as error:  # of the compiler
+        failure = f"the compiler refuses the step: {str(error).splitlines()[0][:300]}"
+    try:
+        if not plans:
+            raise UserError(failure)
         if known.json:
             print(json.dumps(planning.to_json(plans), indent=1))
         else:
             print(planning.report(plans))
         if known.plot is not None:
             write_durably(Path(known.plot), lambda file: planning.draw(plans, file))
-    except FileNotFoundError as error:
-        hint = "; plan without the data by their number and shape, as in --examples 1281167 --image"
-        return _complain(FileNotFoundError(f"{error}{hint} 256x256x3 --classes 1000"))
+        if failure:  # after what was planned before it
+            raise UserError(failure)
     except (UserError, OSError) as error:
         return _complain(error)
     return 0
@@ -460,16 +487,21 @@ def _batch_sizes(given: list[str] | None) -> list[int | None]:
     if given is None:
         return [None]
     try:
-        return [int(size) for text in given for size in text.split(",")]
-    except ValueError as error:
-        raise UserError(f"--batch is {' '.join(given)}, expected whole numbers") from error
+        sizes = [int(size) for text in given for size in text.split(",")]
+    except ValueError:
+        sizes = []
+    if not sizes or min(sizes) < 1:
+        raise UserError(f"--batch is {' '.join(given)}, expected whole numbers from 1")
+    return [*sizes]
 
 
 def _described(examples: int | None, image: str | None, classes: int | None) -> Any:
     from jaxcl.planning import Described
     from jaxcl.training.errors import UserError
 
-    sides = [int(side) for side in (image or "").split("x") if side.isdigit()]
+    sides = [int(side) for side in (image or "").split("x") if side.isdecimal()]
+    if classes is not None and classes < 1:
+        raise UserError(f"--classes is {classes}, expected a number from 1")
     if examples is None or examples < 1 or len(sides) != 3 or min(sides) < 1:
         raise UserError(
             f"--examples {examples} --image {image}: expected both, a number and a shape, such as "

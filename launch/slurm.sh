@@ -25,8 +25,13 @@ fi
 code=0
 srun --kill-on-bad-exit=1 jaxcl train "$@" || code=$?
 
-# 143: told to stop, 75: another process was lost. Anything else would fail again.
-if [[ $code == 143 || $code == 75 ]] && ((${SLURM_RESTART_COUNT:-0} < 100)); then
-  scontrol requeue "$SLURM_JOB_ID"
-fi
+# 143: told to stop. 75: another process was lost; srun gives the highest code, so that of the lost one where a signal
+# ended it: 134, 137, 139. Anything else would most likely fail again.
+case $code in
+  75 | 134 | 137 | 139 | 143)
+    if ((${SLURM_RESTART_COUNT:-0} < 100)); then
+      scontrol requeue "$SLURM_JOB_ID"
+    fi
+    ;;
+esac
 exit "$code"

@@ -126,7 +126,14 @@ def test_slurm_trains_one_run_over_its_tasks(commands, training, tmp_path):
 
 @pytest.mark.parametrize(
     ("code", "restarts", "requeued"),
-    [(0, "0", False), (2, "0", False), (143, "0", True), (75, "3", True), (75, "100", False)],
+    [
+        (0, "0", False),
+        (2, "0", False),
+        (143, "0", True),
+        (137, "1", True),
+        (75, "3", True),
+        (75, "100", False),
+    ],
 )
 def test_slurm_queues_a_stopped_job_again(commands, tmp_path, code, restarts, requeued):
     commands(

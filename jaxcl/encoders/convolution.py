@@ -36,6 +36,9 @@ def convolve(
       [N, H', W', F].
     """
     images, strides = once(images), tuple(window_strides)
+    dilations = (options.get("lhs_dilation"), options.get("rhs_dilation"))
+    if any(each is not None and {*each} != {1} for each in dilations):
+        return jax.lax.conv_general_dilated(images, kernel, strides, padding, **options)
     if isinstance(padding, str):
         sides, window = images.shape[1:3], kernel.shape[:2]
         padding = jax.lax.padtype_to_pads(sides, window, strides, padding)
@@ -43,14 +46,11 @@ def convolve(
     if kernel.shape[:2] == (1, 1) and strides != (1, 1) and pads == [(0, 0), (0, 0)]:
         images, strides = images[:, :: strides[0], :: strides[1]], (1, 1)
     plain = options.get("feature_group_count", 1) == 1 and options.get("precision") is None
-    dilations = (options.get("lhs_dilation"), options.get("rhs_dilation"))
-    undilated = all(each is None or {*each} == {1} for each in dilations)
     sides_are_even = images.shape[1] % 2 == images.shape[2] % 2 == 0
     if (
         (kernel.shape[:2], strides, pads) == ((3, 3), (2, 2), [(1, 1), (1, 1)])
         and sides_are_even
         and plain
-        and undilated
     ):
         return _halving(images, kernel)
     return jax.lax.conv_general_dilated(images, kernel, strides, pads, **options)
@@ -107,8 +107,8 @@ def once(x: jax.Array) -> jax.Array:
 
 
 def _by_one(x: jax.Array) -> jax.Array:
-    first = x[(0,) * x.ndim]
-    return x / jax.lax.stop_gradient(jnp.exp(jnp.minimum(jnp.abs(first), 0)))
+    first = jax.lax.stop_gradient(x[(0,) * x.ndim])
+    return x / jnp.where(jnp.isnan(first), 1, jnp.exp(jnp.minimum(jnp.abs(first), 0)))
 
 
 def _itself(x: jax.Array) -> jax.Array:

@@ -102,7 +102,7 @@ def find_slice(name: str) -> Slice:
     if chip is None:
         raise UserError(f"--topology {name}: expected CHIP:SHAPE of {', '.join(CHIPS)}")
     if shape not in chip.shapes or kind != chip.name:
-        sides = [int(side) for side in shape.split("x") if side.isdigit()]
+        sides = [int(side) for side in shape.split("x") if side.isdecimal()]
         wanted = math.log(max(1, math.prod(sides, start=1)))
         nearest = min(chip.shapes, key=lambda each: abs(math.log(Slice(chip, each).chips) - wanted))
         if shape in chip.shapes:

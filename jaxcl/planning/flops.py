@@ -11,8 +11,9 @@ def count_flops(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> int:
     """FLOP of its matrix products and convolutions: two for each multiplication and addition.
 
     The body of a scan counts as often as it runs, which a compiler's own figure leaves out, and of
-    a mapped function one device's part counts. Of branches the longest counts, of a loop of
-    unknown length one pass. All else, such as normalization, is left out.
+    a mapped function one device's part counts. Of branches the longest counts, where platforms have
+    theirs TPU's, of a loop of unknown length one pass. All else, such as normalization, is left
+    out.
     """
     inner = jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
     return sum(_of_equation(equation) for equation in inner.eqns)
@@ -27,6 +28,13 @@ def _of_equation(equation: Any) -> int:
     if name == "conv_general_dilated":
         return _of_convolution(equation)
     if name == "cond":
+        platforms = params.get("branches_platforms")
+        if platforms is not None:  # of jax.lax.platform_dependent; None is what has no name
+            chosen = next(
+                (place for place, each in enumerate(platforms) if each and "tpu" in each),
+                next(place for place, each in enumerate(platforms) if each is None),
+            )
+            return count_flops(params["branches"][chosen])
         return max(map(count_flops, params["branches"]))
     times = 1
     if name == "scan":

@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
+import os
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +23,7 @@ from jaxcl.training import Experiment, set_up
 from jaxcl.training.durable_files import write_durably
 from jaxcl.training.errors import UserError
 
+_FORMAT = 2  # of what is kept; another one for each change of what is read from a program
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE = r"([\d.]+)([KMGT]?)i?B?"
 _OUT_OF_MEMORY = (
@@ -222,10 +225,14 @@ def largest_batch(
       UserError: as `plan`.
     """
     step = where.chips * max(1, experiment.run.micro_batch or 1)
+    for network in vars(experiment.method).values():
+        step = math.lcm(step, where.chips * (getattr(network, "batch_norm_groups", None) or 1))
     size = max(step, experiment.train.batch_size // step * step)
     plans: dict[int, Plan] = {}
-    refused: int | None = None  # a size that the method or the data cannot have
-    while len(plans) < compiles and size >= step:
+    refused: int | None = None  # the smallest size that the method or the data cannot have
+    tried: set[int] = set()
+    while len(plans) < compiles and size >= step and size not in tried:
+        tried.add(size)
         try:
             plans[size] = plan(experiment, where, batch_size=size, say=say)
         except UserError as error:
@@ -234,6 +241,8 @@ def largest_batch(
             refused, reason = size, error
         fitting = max((each for each, made in plans.items() if made.fits), default=0)
         failing = min((each for each, made in plans.items() if not made.fits), default=refused)
+        if refused is not None and (failing is None or refused < failing):
+            failing = refused
         tolerance = max(step, fitting // 32 // step * step)
         if failing is not None and failing - fitting <= tolerance:
             break
@@ -303,7 +312,8 @@ def _needed(text: str) -> float | None:
 
 
 def _digest(where: Slice, text: str) -> str:
-    compiler = f"{version('jax')} {version('libtpu')} {where.name}"
+    flags = [os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")]
+    compiler = f"{_FORMAT} {version('jax')} {version('libtpu')} {where.name} {flags}"
     return hashlib.sha256(f"{compiler}\n{text}".encode()).hexdigest()[:32]
 
 

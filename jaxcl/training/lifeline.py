@@ -23,7 +23,7 @@ class Lifeline:
 
     def __init__(
         self,
-        host: str,
+        host: str | None,
         index: int,
         count: int,
         exchange: Callable[[str], list[str]],
@@ -34,7 +34,7 @@ class Lifeline:
         """Connects; all processes have to.
 
         Args:
-          host: address by which the others reach this process.
+          host: address of the first process; None: it tells its own name.
           index: which process this is.
           count: how many there are.
           exchange: a text of this process -> those of all, in their order.
@@ -50,17 +50,18 @@ class Lifeline:
         server = socket.create_server(("", 0), backlog=4096) if index == 0 else None
         own = ""
         if server is not None:
-            own = json.dumps([host, server.getsockname()[1], secrets.token_hex(16)])
-        first, port, token = json.loads(exchange(own)[0])
+            own = json.dumps([socket.gethostname(), server.getsockname()[1], secrets.token_hex(16)])
+        name, port, token = json.loads(exchange(own)[0])
         self._lines: dict[int, socket.socket] = {}
         try:
             if server is None:
-                line = socket.create_connection((first, port), timeout=seconds)
+                line = socket.create_connection((host or name, port), timeout=seconds)
                 line.sendall(f"{token} {index}\n".encode())
                 self._lines[0] = line
             else:
                 self._accept(server, count, token, time.monotonic() + seconds)
         except OSError as error:
+            self.leave("could not reach all")
             missing = sorted({*range(1, count)} - {*self._lines}) if index == 0 else [0]
             raise UserError(
                 f"no connection with process {missing[0]} within {seconds:.0f} s ({error}). Do the "
@@ -129,18 +130,10 @@ class Lifeline:
                     line.sendall(json.dumps([who, why]).encode() + b"\n")
 
 
-def own_address(peer: str) -> str:
-    """The address of this host that the way to HOST:PORT leads out of."""
-    host, _, port = peer.rpartition(":")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as outgoing:
-        outgoing.connect((host, int(port)))  # sends nothing
-        return str(outgoing.getsockname()[0])
-
-
 def _read(heard: bytes, index: int) -> tuple[int, str | None]:
     """Who ended, and what it said: nothing where it was lost, "" where all is well."""
     try:
-        who, why = json.loads(heard)
+        who, why = json.loads(heard.partition(b"\n")[0])  # the first word counts
     except ValueError:
         return index, None
     return (index if who is None else who), why

@@ -8,16 +8,15 @@ import dataclasses
 import glob
 import hashlib
 import importlib.util
-import socket
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
 
+from jaxcl.training.check_in import check_in
 from jaxcl.training.errors import UserError
-from jaxcl.training.lifeline import Lifeline, own_address
+from jaxcl.training.lifeline import Lifeline
 
 _PORT = 8476  # where none is given, as on TPU pods
 
@@ -111,8 +110,8 @@ def join(
     Raises:
       UserError: where the coordinator does not answer, or not all come.
     """
-    if launch.coordinator is not None and launch.index:
-        _wait_for(launch.coordinator, seconds)
+    if launch.coordinator is not None and launch.count and launch.index is not None:
+        check_in(launch.coordinator, launch.index, launch.count, seconds=seconds)
     try:
         jax.distributed.initialize(
             launch.coordinator,
@@ -130,7 +129,7 @@ def join(
             f"{launch.coordinator or 'their coordinator'} within {seconds} s ({reason[:200]}). "
             "Start all of them, each with its own number and the same count"
         ) from error
-    host = socket.gethostname() if launch.coordinator is None else own_address(launch.coordinator)
+    host = None if launch.coordinator is None else launch.coordinator.rpartition(":")[0]
     return Lifeline(
         host, jax.process_index(), jax.process_count(), _exchange, on_loss, seconds=seconds
     )
@@ -250,19 +249,3 @@ def _first_host(nodes: str) -> str:
     """The first of SLURM's list, such as node[001-004,7],other."""
     head, bracket, rest = nodes.split(",")[0].partition("[")
     return head + rest.split("]")[0].split("-")[0] if bracket else head
-
-
-def _wait_for(coordinator: str, seconds: int) -> None:
-    host, _, port = coordinator.rpartition(":")
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            with socket.create_connection((host, int(port)), timeout=5):
-                return
-        except OSError as error:
-            if time.monotonic() > end:
-                raise UserError(
-                    f"the coordinator {coordinator} does not answer within {seconds} s "
-                    f"({error.strerror or error}). Is process 0 started, and is that its address?"
-                ) from error
-            time.sleep(0.5)

@@ -28,6 +28,8 @@ NUMBERS = ("NHWC", "HWIO", "NHWC")
         (8, 1, 1, "SAME", {}),
         (8, 3, 2, "SAME", {}),
         (8, 1, 2, "VALID", {}),
+        (9, 3, 1, "SAME", {"rhs_dilation": (2, 2)}),
+        (4, 1, 2, 0, {"lhs_dilation": (2, 2)}),
     ],
 )
 def test_values_and_gradients_are_those_of_jax(side, kernel, stride, pad, options, dtype):
@@ -69,6 +71,11 @@ def test_once_is_exact(first):
     np.testing.assert_array_equal(tangent, np.ones((2, 2)))
     np.testing.assert_array_equal(jax.grad(lambda x: (once(x) * 3).sum())(x), np.full((2, 2), 3.0))
     np.testing.assert_array_equal(jax.vmap(once)(x), x)
+
+
+def test_a_number_that_is_none_stays_alone():
+    found = jax.jit(once)(jnp.array([np.nan, 1.0, 2.0]))
+    np.testing.assert_array_equal(found, [np.nan, 1.0, 2.0])
 
 
 def test_once_takes_what_is_empty():

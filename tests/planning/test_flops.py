@@ -52,6 +52,10 @@ def test_what_repeats_counts_as_often():
     assert flops(jax.jit(products), array(4, 4)) == 6 * 2 * 4**3
     either = jax.jit(lambda x: jax.lax.cond(x[0, 0] > 0, lambda: x @ x @ x, lambda: x @ x))
     assert flops(either, array(4, 4)) == 2 * 2 * 4**3
+    of_platforms = jax.jit(
+        lambda x: jax.lax.platform_dependent(x, cpu=lambda x: x @ x @ x, default=lambda x: x @ x)
+    )
+    assert flops(of_platforms, array(4, 4)) == 2 * 4**3
     mapped = jax.vmap(lambda x: x @ x)
     assert flops(mapped, array(5, 4, 4)) == 5 * 2 * 4**3
 

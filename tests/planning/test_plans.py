@@ -114,11 +114,11 @@ def test_what_was_compiled_is_kept(experiment, monkeypatch, tmp_path):
 def modelled(monkeypatch):
     """Has `largest_batch` meet plans of known memory, and an error above some size."""
 
-    def start(memory, refused=10**9):
+    def start(memory, refused=lambda size: False):
         tried = []
 
         def model(experiment, where, *, batch_size, say):
-            if batch_size > refused:
+            if refused(batch_size):
                 raise UserError("the queue is smaller")
             tried.append(batch_size)
             return planning.Plan(
@@ -158,11 +158,34 @@ def test_the_largest_batch_lies_between_one_that_fits_and_one_that_does_not(
 
 
 def test_a_method_that_takes_no_larger_batch_ends_the_search(experiment, modelled):
-    modelled(lambda size: 1e6 + size, refused=512)
+    modelled(lambda size: 1e6 + size, refused=lambda size: size > 512)
     said = []
     found = planning.largest_batch(experiment, here(), say=said.append)
     assert 496 <= found[-1].batch_size <= 512
     assert said == ["no larger one: the queue is smaller"]
+
+
+def test_sizes_that_a_method_refuses_end_no_search_and_begin_none_anew(experiment, modelled):
+    """Too large to begin with, and then refused below."""
+    tried = modelled(lambda size: 1e6 + 300 * size, refused=lambda size: 512 < size < 4096)
+    first = dataclasses.replace(experiment, train=training.Train(batch_size=4096))
+    found = planning.largest_batch(first, here(memory=1e6 + 300 * 2000))
+    assert len(tried) == len({*tried}) <= 6
+    assert found[-1].batch_size == 4096
+    assert not found[-1].fits
+    assert 480 <= max(each.batch_size for each in found if each.fits) <= 512
+
+
+def test_only_sizes_that_groups_divide_are_tried(experiment, modelled):
+    grouped = dataclasses.replace(
+        experiment,
+        method=dataclasses.replace(
+            experiment.method, encoder=encoders.SmallCNN((8,), batch_norm_groups=6)
+        ),
+    )
+    tried = modelled(lambda size: 1e6 + 300 * size)
+    planning.largest_batch(grouped, here(memory=1e6 + 300 * 999))
+    assert all(size % 24 == 0 for size in tried)
 
 
 def test_a_state_that_alone_is_too_large_ends_the_search(experiment):
@@ -207,8 +230,21 @@ def test_the_report_names_what_does_not_fit_and_what_helps(experiment, tmp_path)
     ("options", "message"),
     [
         (["--topology", "v5e:3x3"], "no slice v5e:3x3; the nearest is v5e:"),
-        (["--topology", "v5e:2x2", "--batch", "many"], "--batch is many, expected whole numbers"),
-        (["--topology", "v5e:2x2", "--plot", "x.gif"], "expected a file that ends in .png"),
+        (
+            ["--topology", "v5e:2x2", "--batch", "many"],
+            "--batch is many, expected whole numbers from 1",
+        ),
+        (
+            ["--topology", "v5e:2x2", "--plot", "x.gif"],
+            "expected a .png file in a folder that exists",
+        ),
+        (["--topology", "v5e:2x2", "--batch", "0"], "--batch is 0, expected whole numbers from 1"),
+        (
+            ["--topology", "v5e:2x2", "--examples", "9", "--image", "8x8x1", "--classes", "0"],
+            "--classes is 0, expected a number from 1",
+        ),
+        (["--topology", "v5e:\u00b2x2"], "there is no slice v5e:\u00b2x2"),
+        (["--topology", "v5e:2x2", "--plot", "nowhere/x.png"], "in a folder that exists"),
         (["--topology", "v5e:2x2", "--image", "256"], "expected both, a number and a shape"),
         (["--topology", "v5e:2x2", "--method.temprature", "1"], "temprature"),
     ],
