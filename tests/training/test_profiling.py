@@ -3,9 +3,10 @@
 import gzip
 import json
 
+import jax
 import pytest
 
-from jaxcl.training import train
+from jaxcl.training import loop, train
 from jaxcl.training.errors import UserError
 from jaxcl.training.profiling import Profile
 
@@ -31,8 +32,10 @@ def test_steps_that_a_run_does_not_have_are_refused_before_it_begins(tmp_path, e
     assert not (tmp_path / "metrics.jsonl").exists() or not (tmp_path / "metrics.jsonl").read_text()
 
 
-def test_a_run_that_stops_within_the_trace_still_has_one(tmp_path, experiment, quiet, monkeypatch):
-    from jaxcl.training import loop
+def test_a_run_that_fails_within_the_trace_still_ends_it(tmp_path, experiment, quiet, monkeypatch):
+    calls = []
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda *_, **__: calls.append("start"))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: calls.append("stop"))
 
     def fail(*arguments, **options):
         raise OSError("no space")
@@ -40,4 +43,4 @@ def test_a_run_that_stops_within_the_trace_still_has_one(tmp_path, experiment, q
     monkeypatch.setattr(loop, "_agreed_signal", fail)
     with pytest.raises(OSError, match="no space"):
         train(experiment, tmp_path, console=quiet, profile=Profile(1, 4))
-    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    assert calls == ["start", "stop"]
