@@ -8,6 +8,9 @@ import jax.numpy as jnp
 
 from jaxcl.encoders.convolution import once
 
+_FEW = 64
+"""Values of a channel from which batch statistics are taken in two passes."""
+
 
 class BatchNorm(nn.Module):
     """Batch normalization (Ioffe & Szegedy, 2015) with a choice of who shares statistics.
@@ -90,16 +93,21 @@ class BatchNorm(nn.Module):
             x = x.reshape(self.groups, x.shape[0] // self.groups, *x.shape[1:])
         axes = tuple(range(0 if self.groups is None else 1, x.ndim - 1))
         count = x.size // (x.shape[-1] * (self.groups or 1))
+        crosses = self.groups is None and axis_name is not None
         # Both moments in one pass over x and one exchange. E[d^2] - E[d]^2 cancels where the mean
-        # is large beside the deviation: so d is from the running mean, which is soon near.
+        # is large beside the deviation: so d is from the running mean, which is soon near, or, as
+        # that of a few values may be anywhere and costs nothing to see first, from their own.
         x = x.astype(jnp.float32)
+        if count <= _FEW and not crosses:
+            near = jax.lax.stop_gradient(x.mean(axes, keepdims=True))
         sums = jnp.stack([_sums(x, axes), _sums(jnp.square(x - near), axes)])
         moments = sums / count
-        if self.groups is None and axis_name is not None:
+        if crosses:
             moments = jax.lax.pmean(moments, axis_name)
             count *= jax.lax.axis_size(axis_name)
         mean, square = moments
-        return mean, jnp.maximum(square - jnp.square(mean - near), 0), count
+        offset = mean - near.reshape(mean.shape if near.ndim > 1 else near.shape)
+        return mean, jnp.maximum(square - jnp.square(offset), 0), count
 
     def _update_running(
         self,

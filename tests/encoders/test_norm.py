@@ -66,6 +66,15 @@ def test_a_mean_far_from_zero_costs_no_digits_once_the_running_one_is_near():
     assert np.abs(first - normalized(far)).max() > 0.05  # what the distance would cost
 
 
+def test_a_few_values_far_from_the_running_mean_cost_no_digits():
+    far = (X[:4, 0] / 100 + 30).astype(np.float32)
+    for groups in (None, 2):
+        y, _ = apply(BatchNorm(groups=groups), far)
+        parts = np.split(far[:, None], groups or 1)
+        expected = np.concatenate([normalized(part) for part in parts])
+        np.testing.assert_allclose(y[:, None], expected, atol=2e-3)  # 30 has steps of 2e-6
+
+
 def test_a_constant_has_no_variance_and_finite_gradients():
     def total(x):
         y, updated = apply(BatchNorm(), x)
