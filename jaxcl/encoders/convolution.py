@@ -16,14 +16,14 @@ def convolve(
     padding: str | Sequence[tuple[int, int]],
     **options: Any,
 ) -> jax.Array:
-    """`jax.lax.conv_general_dilated`, as fast on CPU as it can be had.
+    """`jax.lax.conv_general_dilated`, with what makes it faster on CPU.
 
-    - The input and its gradient are computed once. The gradient of a kernel reads the input in
-      another order; left alone, the CPU's compiler computes it anew for that, all the way from the
+    - On CPU the input and its gradient are computed once. The gradient of a kernel reads the input
+      in another order; left alone, the compiler computes it anew for that, all the way from the
       convolutions before, value by value: a third of a step.
-    - A 1x1 kernel with strides sees only the places that it takes.
-    - The input's gradient of a 3x3 kernel with stride 2 goes by the four images that one makes of
-      every other row and column, instead of by one that is three quarters zeros.
+    - Everywhere a 1x1 kernel with strides sees only the places that it takes.
+    - On CPU the input's gradient of a 3x3 kernel with stride 2 goes by the four images that one
+      makes of every other row and column, instead of by one that is three quarters zeros.
 
     Args:
       images: [N, H, W, C].

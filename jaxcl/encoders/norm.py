@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxcl.encoders.convolution import once
 
 _FEW = 64
-"""Values of a channel from which batch statistics are taken in two passes."""
+"""Values of a channel up to which batch statistics are taken in two passes."""
 
 
 class BatchNorm(nn.Module):
