@@ -85,7 +85,7 @@ def test_moco_exchanges_what_it_needs_and_nothing_that_grows_with_its_queue():
 def test_so_it_does_on_256_devices():
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "import json, test_collectives as t\n"
+        "import json, test_exchanges as t\n"
         "print(json.dumps([t.of_moco(4096, 256), t.of_moco(65536, 256), t.needed_by_moco(256)]))"
     )
     found = subprocess.run(
