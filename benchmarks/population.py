@@ -69,7 +69,7 @@ def measure(arguments: argparse.Namespace) -> dict:
     batch = data.batch_at(source, 0, batch_size=arguments.batch_size, seed=0)
     batch = {name: value for name, value in batch.items() if name != "replaced"}
 
-    states = [setup.devices.replicate(setup.init_state()) for setup in alone]
+    states = [setup.place(setup.init_state()) for setup in alone]
     placed = [setup.devices.split(batch) for setup in alone]
     everyone, everyones_batch = together.init_state(), together.place(batch)
 

@@ -107,7 +107,7 @@ def measure(arguments: argparse.Namespace, mapping: str) -> dict:
     plainly = dataclasses.replace(setup, experiment=dataclasses.replace(experiment, views=plain))
 
     state = setup.init_state()
-    without_views = setup.devices.replicate(state)
+    without_views = setup.place(state)
 
     def train_without_views(count: int) -> None:
         nonlocal without_views
@@ -117,7 +117,7 @@ def measure(arguments: argparse.Namespace, mapping: str) -> dict:
 
     program = setup.step
     placed = setup.devices.split(host)
-    running = setup.devices.replicate(state)
+    running = setup.place(state)
     compiled = program.lower(running, placed).compile()
     cost = compiled.cost_analysis() or {}
     cost = cost[0] if isinstance(cost, list) else cost

@@ -53,7 +53,7 @@ class ShardedBank:
     size: int = dataclasses.field(metadata={"static": True})
 
 
-AnyBank = TypeVar("AnyBank", Bank, ShardedBank)
+AnyBank = TypeVar("AnyBank", bound=Bank | ShardedBank)
 
 
 def init_bank(key: jax.Array, size: int, dim: int) -> Bank:
@@ -222,6 +222,13 @@ def refresh(
         new.astype(bank.embeddings.dtype), mode="drop"
     )
     return dataclasses.replace(bank, embeddings=written)
+
+
+def on_every_device(bank: ShardedBank, indices: jax.Array, axis_name: AxisName | None) -> jax.Array:
+    """The rows [n, D] of known examples [n], the same on every device, to all of them."""
+    axis_name = _check_axis(axis_name)
+    found = bank.embeddings.at[_local_rows(bank, indices, axis_name)].get(mode="fill", fill_value=0)
+    return jax.lax.psum(found, axis_name)
 
 
 def _size(bank: Bank | ShardedBank) -> int:

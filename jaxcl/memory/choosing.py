@@ -5,9 +5,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcl.memory.bank import Bank, outside_is_size
+from jaxcl.memory.bank import Bank, ShardedBank, on_every_device, outside_is_size
 from jaxcl.memory.queue import Queue
-from jaxcl.similarity import l2_normalize
+from jaxcl.similarity import AxisName, l2_normalize
 from jaxcl.similarity.checks import check_at_least_one, check_embeddings, check_integers
 
 
@@ -23,22 +23,30 @@ class Chosen(NamedTuple):
     indices: jax.Array
 
 
-def draw(key: jax.Array, memory: Queue | Bank, n: int) -> Chosen:
+def draw(
+    key: jax.Array,
+    memory: Queue | Bank | ShardedBank,
+    n: int,
+    *,
+    axis_name: AxisName | None = None,
+) -> Chosen:
     """Rows drawn at random, each independently of the others: a row may come twice.
 
     With replacement, as instance discrimination draws its noise, the cost does not grow with the
     memory, and n may exceed its size.
 
     Args:
-      key: PRNG key.
+      key: PRNG key; of a sharded bank the same on every device.
       memory: a queue or a bank.
       n: rows to draw, >= 1.
+      axis_name: of a sharded bank, the mapped axis that it is spread over. Every device gets all n
+        rows, the very rows that a bank on one device would give.
 
     Returns:
       embeddings [n, D] and indices [n].
 
     Raises:
-      ValueError: if n is below 1.
+      ValueError: if n is below 1, or a sharded bank comes without its axis.
 
     Example:
       >>> import jax
@@ -47,6 +55,9 @@ def draw(key: jax.Array, memory: Queue | Bank, n: int) -> Chosen:
       (5, 8)
     """
     check_at_least_one(n=n)
+    if isinstance(memory, ShardedBank):
+        indices = jax.random.randint(key, (n,), 0, memory.size, dtype=jnp.int32)
+        return Chosen(jax.lax.stop_gradient(on_every_device(memory, indices, axis_name)), indices)
     indices = jax.random.randint(key, (n,), 0, len(memory.embeddings), dtype=jnp.int32)
     return Chosen(jax.lax.stop_gradient(memory.embeddings[indices]), indices)
 

@@ -2,6 +2,7 @@
 state."""
 
 from jaxcl.methods import criteria
+from jaxcl.methods.accumulation import accumulated_loss_and_grad
 from jaxcl.methods.byol import BYOL
 from jaxcl.methods.dense import DenseCL
 from jaxcl.methods.gradient_cache import grad_cache
@@ -38,6 +39,7 @@ __all__ = [
     "SimSiam",
     "SupCon",
     "SwAV",
+    "accumulated_loss_and_grad",
     "cached_loss_and_grad",
     "criteria",
     "grad_cache",

@@ -128,28 +128,42 @@ def two_passes(
         params, smooth
     )
 
-    def pull_back(total: Any, chunk_and_cotangents: tuple[Any, Any]) -> tuple[Any, None]:
+    def pull_back(total: Any, chunk_and_cotangents: tuple[Any, Any]) -> Any:
         chunk, cotangents = chunk_and_cotangents
         _, pull = jax.vjp(lambda params: _partition(represent(params, chunk)[0])[0], params)
-        return jax.tree.map(lambda x, y: x + y.astype(x.dtype), total, *pull(cotangents)), None
-
-    def one_by_one(total: Any, parts: Any) -> Any:
-        return jax.lax.scan(pull_back, total, parts)[0]
-
-    def in_line(total: Any, parts: Any) -> Any:
-        for number in range(count):
-            total, _ = pull_back(total, _chunk_after(parts, number, total))
-        return total
+        return jax.tree.map(lambda x, y: x + y.astype(x.dtype), total, *pull(cotangents))
 
     # Many small numbers are added: in float32 also where parameters are narrower.
     wide = jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), own)
-    parts = (chunks, cotangents)
-    if _has_convolutions(represent, params, chunks):
-        # XLA's CPU compiler leaves gradients of convolutions inside loops a hundred times slower.
-        total = jax.lax.platform_dependent(wide, parts, cpu=in_line, default=one_by_one)
-    else:
-        total = one_by_one(wide, parts)
+    in_line = _has_convolutions(represent, params, chunks)
+    total = fold(pull_back, wide, (chunks, cotangents), in_line_on_cpu=in_line)
     return value, jax.tree.map(lambda x, y: x.astype(y.dtype), total, own)
+
+
+def fold(
+    advance: Callable[[Any, Any], Any], start: Any, chunks: Any, *, in_line_on_cpu: bool
+) -> Any:
+    """`start` advanced by one chunk after another, the memory of one chunk held at a time.
+
+    Args:
+      advance: (total, chunk) -> total.
+      start: the first total, a pytree of arrays.
+      chunks: a pytree of [k, ...] arrays.
+      in_line_on_cpu: without a loop there: XLA's CPU compiler leaves gradients of convolutions
+        inside loops a hundred times slower.
+    """
+
+    def loop(total: Any, chunks: Any) -> Any:
+        return jax.lax.scan(lambda total, chunk: (advance(total, chunk), None), total, chunks)[0]
+
+    def in_line(total: Any, chunks: Any) -> Any:
+        for number in range(row_count(chunks)):
+            total = advance(total, _chunk_after(chunks, number, total))
+        return total
+
+    if in_line_on_cpu:
+        return jax.lax.platform_dependent(start, chunks, cpu=in_line, default=loop)
+    return loop(start, chunks)
 
 
 def check_micro_batch(

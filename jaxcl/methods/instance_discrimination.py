@@ -21,7 +21,15 @@ from jaxcl.methods.method import (
     example_numbers,
 )
 from jaxcl.methods.networks import chain, forward, init_networks
-from jaxcl.similarity import l2_normalize
+from jaxcl.similarity import (
+    Pairs,
+    gather_rows,
+    l2_normalize,
+    matched_similarity,
+    prepare,
+    row_numbers,
+    similarity_rows,
+)
 from jaxcl.similarity.checks import check_known_rows
 
 
@@ -31,7 +39,7 @@ class InstanceDiscriminationState:
     """State of instance discrimination."""
 
     batch_stats: dict[str, Any]
-    bank: memory.Bank
+    bank: memory.Bank | memory.ShardedBank
     key: jax.Array
     """Raw key of the next draw of negatives."""
     normalizer: jax.Array
@@ -116,21 +124,23 @@ class InstanceDiscrimination(Method):
     ) -> tuple[jax.Array, InstanceDiscriminationState, Metrics]:
         (queries,) = embeddings
         index = example_numbers(batch, self)
-        own = memory.lookup(state.bank, index)
+        own = memory.lookup(state.bank, index, axis_name=axis_name)
         draw_key, next_key = jax.random.split(jax.random.wrap_key_data(state.key))
-        if self.negatives is None:
-            rows, numbers = state.bank.embeddings, jnp.arange(self.bank_size)
-        else:
-            drawn = memory.draw(draw_key, state.bank, self.negatives)
-            rows, numbers = drawn.embeddings, drawn.indices
+        rows, numbers = self._candidates(draw_key, state.bank, axis_name)
         normalizer = state.normalizer
-        if self.contrast == "softmax":
+        if self.contrast == "nce":
+            losses, normalizer = self._noise_contrast(queries, own, rows, normalizer, axis_name)
+        elif self._in_parts(state.bank):
+            losses = self._softmax_over_parts(queries, own, index, rows, numbers, axis_name)
+        else:
             losses = info_nce(
                 queries, own, rows, temperature=self.temperature, ids=index, negative_ids=numbers
             )
-        else:
-            losses, normalizer = self._noise_contrast(queries, own, rows, normalizer, axis_name)
-        metrics = contrast_health(queries, own, rows, index[:, None] != numbers)
+        counts = (index[:, None] != numbers) & (numbers < self.bank_size)
+        metrics = contrast_health(queries, own, rows, counts)
+        if self._in_parts(state.bank):  # each device has looked at its part of the candidates
+            metrics["negatives"] = jnp.float32(self.bank_size - 1)
+            metrics["chance_loss"] = jnp.log(jnp.float32(self.bank_size))
         if self.contrast == "nce":
             del metrics["chance_loss"]
         bank = memory.refresh(
@@ -140,6 +150,46 @@ class InstanceDiscrimination(Method):
             state, bank=bank, key=jax.random.key_data(next_key), normalizer=normalizer
         )
         return losses.mean(), state, metrics | spread_health(queries, axis_name)
+
+    def _in_parts(self, bank: memory.Bank | memory.ShardedBank) -> bool:
+        """Whether each device has other candidates: its part of all rows."""
+        return isinstance(bank, memory.ShardedBank) and self.negatives is None
+
+    def _candidates(
+        self, key: jax.Array, bank: memory.Bank | memory.ShardedBank, axis_name: str | None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Rows of the bank [M, D] and whose they are, [M]; from `bank_size` on nobody's."""
+        if self.negatives is not None:
+            return memory.draw(key, bank, self.negatives, axis_name=axis_name)
+        over = axis_name if self._in_parts(bank) else None
+        return bank.embeddings, row_numbers(len(bank.embeddings), over)
+
+    def _softmax_over_parts(
+        self,
+        queries: jax.Array,
+        own: jax.Array,
+        index: jax.Array,
+        rows: jax.Array,
+        numbers: jax.Array,
+        axis_name: str | None,
+    ) -> jax.Array:
+        """`info_nce` [N] against all devices' rows: each reduces its own for the queries of all."""
+        positive = matched_similarity(queries, own, "cosine", None) / self.temperature
+        in_part = similarity_rows(
+            "logsumexp",
+            prepare(gather_rows(queries, axis_name), "cosine", None),
+            prepare(rows, "cosine", None),
+            temperature=self.temperature,
+            shift=gather_rows(positive, axis_name),
+            pairs=Pairs(gather_rows(index, axis_name), numbers, key_where=numbers < self.bank_size),
+        )  # [devices * N]
+        # log(1 + sum of exp), with the largest taken out; the positive's own entry is the 1.
+        largest = jax.lax.pmax(jnp.maximum(jax.lax.stop_gradient(in_part), 0), axis_name)
+        total = jax.lax.psum_scatter(jnp.exp(in_part - largest), axis_name, tiled=True)
+        here = jax.lax.dynamic_slice_in_dim(
+            largest, jax.lax.axis_index(axis_name) * len(queries), len(queries)
+        )
+        return here + jnp.log(jnp.exp(-here) + total)
 
     def _noise_contrast(
         self,
@@ -175,6 +225,11 @@ class InstanceDiscrimination(Method):
                 "rows of no example stay random among the negatives"
             ]
         return []
+
+    @property
+    def banks(self) -> tuple[str, ...]:
+        # Noise of the whole bank would have to meet every query of every device.
+        return () if self.contrast == "nce" and self.negatives is None else ("bank",)
 
     @property
     def _networks(self) -> dict[str, nn.Module]:

@@ -110,6 +110,10 @@ class JointEmbedding(Method):
         del metrics["chance_loss"]
         return loss, dataclasses.replace(state, criterion=kept), metrics
 
+    @property
+    def averages(self) -> tuple[str, ...]:
+        return ("target/params",)
+
     def end_step(
         self, params: Params, state: JointEmbeddingState, *, progress: jax.Array | float
     ) -> JointEmbeddingState:

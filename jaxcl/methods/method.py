@@ -138,6 +138,20 @@ class Method(abc.ABC):
         return features
 
     @property
+    def averages(self) -> tuple[str, ...]:
+        """Paths, within the state, of the networks that `end_step` moves number by number.
+
+        `represent` and `objective` leave them as they are; so each device of several may keep and
+        move a part of each array (`Run.spread_state`). Paths that a state lacks are passed over.
+        """
+        return ("target_params",)
+
+    @property
+    def banks(self) -> tuple[str, ...]:
+        """Paths, within the state, of the banks that the method can read as `ShardedBank`s too."""
+        return ()
+
+    @property
     def undecayed(self) -> tuple[str, ...]:
         """Paths of the parameters that weight decay leaves alone, such as `encoder/pos_embed`.
 

@@ -184,6 +184,10 @@ class SimCLR(Method):
             return hard_nt_xent(z0, z1, tau_plus=self.tau_plus, beta=self.beta, **options)
         return nt_xent(z0, z1, past, **options)
 
+    @property
+    def averages(self) -> tuple[str, ...]:
+        return ("memory/params",)
+
     def end_step(
         self, params: Params, state: SimCLRState, *, progress: jax.Array | float
     ) -> SimCLRState:

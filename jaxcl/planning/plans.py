@@ -178,7 +178,7 @@ def plan(
         evaluate=None,
     )
     setup = set_up(changed, where.devices())
-    state = setup.devices.replicated_shapes(setup.state_shapes())
+    state = setup.placed_shapes()
     batch = setup.devices.split_shapes(setup.batch_shapes())
     traced = setup.step.trace(state, batch)
     lowered = traced.lower()

@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 
 from jaxcl.training.durable_files import write_durably
 from jaxcl.training.errors import UserError
+from jaxcl.training.state import name_leaves, path_name
 
 _MANIFEST = "manifest.json"
 _ARRAYS = "arrays"
@@ -247,16 +248,6 @@ def _checkpointer() -> ocp.Checkpointer:
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
-def name_leaves(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by their path, such as `params/encoder/conv1/kernel`."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {_path_name(path): leaf for path, leaf in leaves}
-
-
-def _path_name(path: tuple[Any, ...]) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
 def _fill(target: Any, arrays: Mapping[str, np.ndarray], step: int) -> Any:
     """`target` with the arrays in place of its leaves."""
     wanted = name_leaves(target)
@@ -276,7 +267,7 @@ def _fill(target: Any, arrays: Mapping[str, np.ndarray], step: int) -> Any:
             + "; ".join(sorted(problems)[:3])
             + more
         )
-    return jax.tree_util.tree_map_with_path(lambda path, _: arrays[_path_name(path)], target)
+    return jax.tree_util.tree_map_with_path(lambda path, _: arrays[path_name(path)], target)
 
 
 def _without_empty(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

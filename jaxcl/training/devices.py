@@ -15,27 +15,31 @@ AXIS = "devices"
 
 Mapping = Literal["pmap", "shard_map"]
 
+_WHOLE = P()
+
 
 @dataclasses.dataclass(frozen=True)
 class DeviceMap:
     """A row of devices and the transformation that maps a step over them.
 
-    Under both mappings a state is replicated and has no device axis; a batch is split along its
-    first axis. The two give the same numbers.
+    Under both mappings a state has no device axis; a batch is split along its first axis. The two
+    give the same numbers. Of a state every device has the whole, or by shard_map a part of what
+    `specs`, a tree of `PartitionSpec`s, cuts along `AXIS`.
     """
 
     devices: tuple[jax.Device, ...]
     mapping: Mapping = "pmap"
 
-    def compile(self, step: Callable[[Any, Any], tuple[Any, Any]]) -> Any:
+    def compile(self, step: Callable[[Any, Any], tuple[Any, Any]], specs: Any = _WHOLE) -> Any:
         """Maps `step(state, batch) -> (state, metrics)`, the state donated, and jits it.
 
         Args:
           step: what one device does, with collectives over `AXIS`; its results are equal on all
-            devices.
+            devices, but for the parts of a state that is cut.
+          specs: how the state is cut.
 
         Returns:
-          A function of a state from `replicate` and a batch from `split`, with `.lower`.
+          A function of a state from `place` and a batch from `split`, with `.lower`.
         """
         if self.mapping == "pmap":
             return jax.pmap(
@@ -49,16 +53,16 @@ class DeviceMap:
         mapped = jax.shard_map(
             step,
             mesh=self._mesh,
-            in_specs=(P(), P(AXIS)),
-            out_specs=(P(), P()),
+            in_specs=(specs, P(AXIS)),
+            out_specs=(specs, P()),
             check_vma=False,
         )
         return jax.jit(mapped, donate_argnums=0)
 
-    def replicate(self, state: Any) -> Any:
-        """Places a state on every device, in buffers of its own."""
+    def place(self, state: Any, specs: Any = _WHOLE) -> Any:
+        """Places a host's state on the devices, in buffers of its own."""
         host = jax.tree.map(np.asarray, state)
-        return jax.device_put(host, NamedSharding(self._mesh, P()))
+        return jax.device_put(host, self._shardings(specs))
 
     def split(self, batch: Any) -> Any:
         """Places a host batch of [b, ...] arrays, without waiting: this process's rows, a part on
@@ -84,11 +88,30 @@ class DeviceMap:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), batch
         )
 
-    def replicated_shapes(self, state: Any) -> Any:
-        """As `split_shapes`, of what `replicate` makes of a state."""
-        sharding = NamedSharding(self._mesh, P())
+    def placed_shapes(self, state: Any, specs: Any = _WHOLE) -> Any:
+        """As `split_shapes`, of what `place` makes of a state."""
+        shardings = self._shardings(specs)
+        if specs is _WHOLE:
+            shardings = jax.tree.map(lambda _: shardings, state)
         return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            state,
+            shardings,
+        )
+
+    def fetch(self, array: jax.Array) -> np.ndarray:
+        """A copy of a whole array on this host. Of what lies on other processes' devices too, all
+        processes have to ask for it."""
+        if not (array.is_fully_replicated or array.is_fully_addressable):
+            whole = NamedSharding(self._mesh, P())
+            array = jax.jit(lambda x: x, out_shardings=whole)(array)
+        return np.array(array)
+
+    def _shardings(self, specs: Any) -> Any:
+        return jax.tree.map(
+            lambda spec: NamedSharding(self._mesh, spec),
+            specs,
+            is_leaf=lambda x: isinstance(x, P),
         )
 
     @cached_property

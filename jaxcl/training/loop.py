@@ -147,13 +147,13 @@ def _agree(setup: Setup) -> None:
 def _start_or_resume(
     setup: Setup, checkpoints: Checkpoints, console: Console
 ) -> tuple[int, TrainState]:
-    restored = checkpoints.restore(setup.state_shapes())
+    restored = checkpoints.restore(setup.state_shapes)
     if restored is None:
-        return 0, setup.devices.replicate(setup.init_state())
+        return 0, setup.place(setup.init_state())
     for reason in restored.passed_over:
         say(console, f"note: passed over a checkpoint: {reason}")
     say(console, f"resuming after step {restored.step}")
-    return restored.step, setup.devices.replicate(restored.state)
+    return restored.step, setup.place(restored.state)
 
 
 def _run_steps(
@@ -203,14 +203,14 @@ def _run_steps(
                 if saving and logged is not None:
                     observe(clock.row(*logged, batches.waited_seconds, step))  # may refuse to go on
                     logged = None
-                    checkpoints.save(step, state)
+                    checkpoints.save(step, setup.fetch(state))
                 bar.advance(step)
                 if stopping is not None:
                     bar.say(f"{stopping.name}: saved after step {step}")
                     break
         except DataError:
             if step > start:
-                checkpoints.save(step, state)
+                checkpoints.save(step, setup.fetch(state))
                 checkpoints.wait()
             if stop.signal is None:
                 raise  # else what asked this process to stop has ended its workers too

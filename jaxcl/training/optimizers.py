@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxcl.choices import check_choices
@@ -99,6 +100,7 @@ class Optimizer(abc.ABC):
         peak: float = 1.0,
         total_steps: int = 1,
         undecayed: Sequence[str] = (),
+        axis_name: str | None = None,
     ) -> optax.GradientTransformation:
         """The optax transformation.
 
@@ -108,24 +110,30 @@ class Optimizer(abc.ABC):
           total_steps: length of the run, for what else changes with its progress.
           undecayed: paths of parameters, or of parts that hold some, that do not decay beside those
             of the optimizer's own choice, such as `encoder/pos_embed` (`Method.undecayed`).
+          axis_name: mapped axis whose devices have a part of each array; norms are of the whole.
 
         Returns:
           A transformation of parameters by network. Its state has the same structure whatever
           these are.
         """
-        clip = [] if self.clip_norm is None else [self._clipping(self.clip_norm)]
+        clip = [] if self.clip_norm is None else [self._clipping(self.clip_norm, axis_name)]
         steady = [self._steady(learning_rate, peak)] if self.constant else []
         decays = _but(undecayed, self._decays)
-        return optax.chain(*clip, self._update_rule(learning_rate, total_steps, decays), *steady)
+        rule = self._update_rule(learning_rate, total_steps, decays, axis_name)
+        return optax.chain(*clip, rule, *steady)
 
-    def _clipping(self, norm: float) -> optax.GradientTransformation:
-        if self.clip == "all":
-            return optax.clip_by_global_norm(norm)
+    def _clipping(self, most: float, axis_name: str | None) -> optax.GradientTransformation:
+        def scaled_down(gradient: jax.Array, norm: jax.Array) -> jax.Array:
+            return gradient * jnp.minimum(1, most / (norm + 1e-6))
 
-        def scaled_down(gradient: jax.Array) -> jax.Array:
-            return gradient * jnp.minimum(1, norm / (jnp.linalg.norm(gradient.ravel()) + 1e-6))
+        def clipped(gradients: Any, _: Any) -> Any:
+            norms = leaf_norms(gradients, axis_name)
+            if self.clip == "all":
+                together = optax.tree.norm(norms)
+                norms = jax.tree.map(lambda _: together, norms)
+            return jax.tree.map(scaled_down, gradients, norms)
 
-        return optax.stateless(lambda gradients, _: jax.tree.map(scaled_down, gradients))
+        return optax.stateless(clipped)
 
     def _steady(self, learning_rate: optax.Schedule, peak: float) -> optax.GradientTransformation:
         """Undoes the schedule for the networks that are constant."""
@@ -154,7 +162,7 @@ class Optimizer(abc.ABC):
 
     @abc.abstractmethod
     def _update_rule(
-        self, learning_rate: optax.Schedule, total_steps: int, decays: Mask
+        self, learning_rate: optax.Schedule, total_steps: int, decays: Mask, axis_name: str | None
     ) -> optax.GradientTransformation:
         """What turns gradients into updates, clipping and constant networks aside."""
 
@@ -175,7 +183,7 @@ class SGD(Optimizer):
         return _NAMED_MASKS[self.decay](params)
 
     def _update_rule(
-        self, learning_rate: optax.Schedule, total_steps: int, decays: Mask
+        self, learning_rate: optax.Schedule, total_steps: int, decays: Mask, axis_name: str | None
     ) -> optax.GradientTransformation:
         return optax.chain(
             optax.add_decayed_weights(self.weight_decay, decays),
@@ -211,11 +219,11 @@ class LARS(Optimizer):
         return _NAMED_MASKS[self.decay](params)
 
     def _update_rule(
-        self, learning_rate: optax.Schedule, total_steps: int, decays: Mask
+        self, learning_rate: optax.Schedule, total_steps: int, decays: Mask, axis_name: str | None
     ) -> optax.GradientTransformation:
         adapt = optax.chain(
             optax.add_decayed_weights(self.weight_decay),
-            optax.scale_by_trust_ratio(trust_coefficient=self.trust_coefficient),
+            _scale_by_trust_ratio(self.trust_coefficient, axis_name),
         )
         velocity = optax.trace(self.momentum)
         rate = optax.scale_by_learning_rate(learning_rate)
@@ -242,7 +250,7 @@ class AdamW(Optimizer):
     """Where the decay ends along half a cosine (DINO: from 0.04 to 0.4); None: it stays."""
 
     def _update_rule(
-        self, learning_rate: optax.Schedule, total_steps: int, decays: Mask
+        self, learning_rate: optax.Schedule, total_steps: int, decays: Mask, axis_name: str | None
     ) -> optax.GradientTransformation:
         decay: float | optax.Schedule = self.weight_decay
         if self.final_weight_decay is not None:
@@ -259,6 +267,40 @@ class AdamW(Optimizer):
             return self.weight_decay + (final - self.weight_decay) * share
 
         return decay
+
+
+def leaf_norms(tree: Any, axis_name: str | None = None) -> Any:
+    """The norm of each array.
+
+    Args:
+      tree: arrays.
+      axis_name: mapped axis whose devices have a part of each, and scalars whole; None: all is
+        here.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    if not leaves:
+        return tree
+    squares = jnp.stack([jnp.sum(jnp.square(leaf)) for leaf in leaves])
+    if axis_name is not None:
+        is_whole = np.array([jnp.ndim(leaf) == 0 for leaf in leaves])
+        squares = jnp.where(is_whole, squares, jax.lax.psum(squares, axis_name))
+    return jax.tree.unflatten(structure, list(jnp.sqrt(squares)))
+
+
+def _scale_by_trust_ratio(
+    coefficient: float, axis_name: str | None
+) -> optax.GradientTransformation:
+    """`optax.scale_by_trust_ratio` for arrays of which devices may have parts."""
+
+    def scaled(update: jax.Array, own: jax.Array, of_update: jax.Array) -> jax.Array:
+        moves = (own > 0) & (of_update > 0)
+        return update * jnp.where(moves, coefficient * own / jnp.where(moves, of_update, 1), 1)
+
+    def scale(updates: Any, params: Any) -> Any:
+        norms, of_updates = leaf_norms((params, updates), axis_name)
+        return jax.tree.map(scaled, updates, norms, of_updates)
+
+    return optax.stateless(scale)
 
 
 def _but(undecayed: Sequence[str], decays: Mask) -> Mask:

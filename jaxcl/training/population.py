@@ -21,6 +21,7 @@ from jaxcl.training.config_json import config_fields
 from jaxcl.training.devices import choose_devices
 from jaxcl.training.errors import UserError
 from jaxcl.training.experiment import Experiment
+from jaxcl.training.layout import WholeState
 from jaxcl.training.probes import make_probe_step
 from jaxcl.training.restoring import start_state
 from jaxcl.training.setup import Setup, set_up
@@ -190,7 +191,7 @@ class PopulationSetup:
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *states)
         key = stacked.key if self.population.own_data else first.key
         joined = dataclasses.replace(stacked, step=first.step, key=key)
-        return self.setup.devices.replicate(joined)
+        return self.setup.devices.place(joined)
 
     def unstack(self, state: TrainState) -> Iterator[TrainState]:
         """Each member's state, as host arrays."""
@@ -225,7 +226,8 @@ class PopulationSetup:
                     undecayed=own.method.undecayed,
                 ),
                 total_steps=setup.total_steps,
-                axis_name=None,
+                layout=WholeState(None),
+                accumulate=own.train.accumulate,
                 micro_batch=own.run.micro_batch,
             )
             probed: dict[str, jax.Array] = {}
@@ -256,7 +258,7 @@ class PopulationSetup:
         return {name: getattr(state, name) for name in names}
 
     def _state_shapes(self) -> TrainState:
-        one, count = self.setup.state_shapes(), len(self.population.values)
+        one, count = self.setup.state_shapes, len(self.population.values)
         stacked = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype),
             self._of_members(one),

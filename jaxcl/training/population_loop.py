@@ -265,7 +265,7 @@ def _start_or_resume(
     folder: PopulationDirectory,
     console: Console,
 ) -> tuple[int, TrainState]:
-    target = setup.setup.state_shapes()
+    target = setup.setup.state_shapes
     restored = [each.restore(target) for each in checkpoints]
     steps = [0 if each is None else each.step for each in restored]
     for each in restored:

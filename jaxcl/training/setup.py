@@ -14,6 +14,7 @@ from jaxcl.methods.gradient_cache import check_micro_batch
 from jaxcl.training.devices import AXIS, DeviceMap, check_batch_size, choose_devices
 from jaxcl.training.errors import UserError
 from jaxcl.training.experiment import Experiment
+from jaxcl.training.layout import Layout, WholeState, spread
 from jaxcl.training.probes import check_probe, make_probe_step
 from jaxcl.training.restoring import start_state
 from jaxcl.training.run_directory import RunFacts
@@ -52,13 +53,37 @@ class Setup:
         """The state before the first step, on one device."""
         return start_state(self.experiment, self.facts.image, classes=self.facts.classes)
 
+    @cached_property
     def state_shapes(self) -> TrainState:
         """`init_state` as shapes and types, nothing computed."""
         return jax.eval_shape(self.init_state)
 
     @cached_property
+    def layout(self) -> Layout:
+        """Where the state lies on the devices."""
+        count = len(self.devices.devices)
+        if not self.experiment.run.spread_state or count == 1:
+            return WholeState(AXIS)
+        return spread(self.experiment.method, self.state_shapes, AXIS, count)
+
+    def place(self, state: TrainState) -> Any:
+        """A host's state on the devices, as `step` takes it."""
+        return self.devices.place(self.layout.packed(state), self.layout.specs())
+
+    def fetch(self, state: Any) -> TrainState:
+        """A copy of what is on the devices, as host arrays; all processes have to ask for it."""
+        fetched: TrainState = self.layout.unpacked(state, self.devices.fetch)
+        return fetched
+
+    def placed_shapes(self) -> Any:
+        """As `place`, of shapes and types, with the places."""
+        return self.devices.placed_shapes(
+            self.layout.packed(self.state_shapes), self.layout.specs()
+        )
+
+    @cached_property
     def step(self) -> Any:
-        """The step over all devices: (replicated state, split batch) -> (state, metrics).
+        """The step over all devices: (placed state, split batch) -> (state, metrics).
 
         A jitted function, compiled when first called; it has `.lower`.
         """
@@ -68,9 +93,11 @@ class Setup:
                 self.experiment.views,
                 self.optimizer,
                 total_steps=self.total_steps,
-                axis_name=AXIS,
+                layout=self.layout,
+                accumulate=self.experiment.train.accumulate,
                 micro_batch=self.experiment.run.micro_batch,
-            )
+            ),
+            self.layout.specs(),
         )
 
     @cached_property
@@ -80,7 +107,8 @@ class Setup:
         if experiment.probe is None:
             return None
         return self.devices.compile(
-            make_probe_step(experiment.probe, experiment.method, experiment.views, axis_name=AXIS)
+            make_probe_step(experiment.probe, experiment.method, experiment.views, axis_name=AXIS),
+            self.layout.specs(),
         )
 
     def advance(self, state: Any, batch: Any) -> tuple[Any, Any]:
@@ -122,8 +150,19 @@ def _set_up(experiment: Experiment, given: Sequence[jax.Device] | None) -> Setup
     train, run = experiment.train, experiment.run
     devices = choose_devices(run.devices) if given is None else tuple(given)
     check_batch_size(train.batch_size, len(devices))
+    rows = train.batch_size // len(devices)
+    if rows % train.accumulate:
+        raise ValueError(
+            f"train.accumulate {train.accumulate} does not divide a device's batch of {rows} "
+            f"examples ({train.batch_size} over {len(devices)} devices)"
+        )
     if run.micro_batch is not None:
-        check_micro_batch(run.micro_batch, train.batch_size // len(devices), name="run.micro_batch")
+        check_micro_batch(run.micro_batch, rows // train.accumulate, name="run.micro_batch")
+    if run.spread_state and run.mapping != "shard_map":
+        raise ValueError(
+            f"run.spread_state spreads the state by shard_map, and run.mapping is {run.mapping}: "
+            "add --run.mapping shard_map"
+        )
     source = experiment.data.open()
     epoch = steps_per_epoch(len(source), train.batch_size)
     total_steps = max(1, round(train.epochs * epoch))
@@ -135,6 +174,12 @@ def _set_up(experiment: Experiment, given: Sequence[jax.Device] | None) -> Setup
         *method.check(batch_size=train.batch_size, examples=len(source)),
         *method.check_labels(source.labels, batch_size=train.batch_size),
     ]
+    if train.accumulate > 1:
+        notices.append(
+            f"train.accumulate {train.accumulate}: examples are contrasted, and batch statistics "
+            f"taken, within {train.batch_size // train.accumulate} of the {train.batch_size} "
+            "examples of a step (run.micro_batch keeps all of them)"
+        )
     peak = experiment.optimizer.peak(train.batch_size)
     learning_rate = experiment.schedule.build(peak, total_steps=total_steps, steps_per_epoch=epoch)
     setup = Setup(
@@ -146,6 +191,7 @@ def _set_up(experiment: Experiment, given: Sequence[jax.Device] | None) -> Setup
             peak=peak,
             total_steps=total_steps,
             undecayed=experiment.method.undecayed,
+            axis_name=AXIS if run.spread_state and len(devices) > 1 else None,
         ),
         learning_rate=learning_rate,
         steps_per_epoch=epoch,
@@ -154,7 +200,7 @@ def _set_up(experiment: Experiment, given: Sequence[jax.Device] | None) -> Setup
     )
     # Traces views, networks and loss: what does not fit is said now, and the trace serves later.
     batch = setup.devices.split_shapes(setup.batch_shapes())
-    jax.eval_shape(setup.advance, setup.state_shapes(), batch)
+    jax.eval_shape(setup.advance, setup.placed_shapes(), batch)
     return setup
 
 

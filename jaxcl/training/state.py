@@ -63,3 +63,14 @@ def init_state(
         method=method_state,
         optimizer=optimizer.init(params),
     )
+
+
+def name_leaves(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their path, such as `params/encoder/conv1/kernel`."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {path_name(path): leaf for path, leaf in leaves}
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """A path of jax's as such a name."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -7,7 +7,8 @@ import jax
 import optax
 
 from jaxcl.augment import Views, batch_views
-from jaxcl.methods import Batch, Method, cached_loss_and_grad
+from jaxcl.methods import Batch, Method, accumulated_loss_and_grad, cached_loss_and_grad
+from jaxcl.training.layout import Layout
 from jaxcl.training.state import TrainState
 
 HostBatch = Mapping[str, jax.Array]
@@ -27,7 +28,8 @@ def make_step(
     optimizer: optax.GradientTransformation,
     *,
     total_steps: int,
-    axis_name: str | None,
+    layout: Layout,
+    accumulate: int = 1,
     micro_batch: int | None = None,
 ) -> Callable[[TrainState, HostBatch], tuple[TrainState, dict[str, jax.Array]]]:
     """The step of one device, to be mapped over all.
@@ -39,14 +41,17 @@ def make_step(
       views: how views are made of an image.
       optimizer: an optax transformation.
       total_steps: length of the run, for what changes with its progress.
-      axis_name: mapped axis of the devices; None for one device, unmapped.
-      micro_batch: examples that a device encodes at a time; None: all of its batch.
+      layout: where the state lies; it names the mapped axis of the devices.
+      accumulate: parts of a batch, each with a loss of its own.
+      micro_batch: examples of a part that a device encodes at a time; None: all.
 
     Returns:
       step(state, batch) -> (state, metrics); metrics are means over the devices.
     """
 
     loss_and_grad = cached_loss_and_grad(method, micro_batch=micro_batch)
+    if accumulate > 1:
+        loss_and_grad = accumulated_loss_and_grad(loss_and_grad, parts=accumulate)
 
     def step(state: TrainState, batch: HostBatch) -> tuple[TrainState, dict[str, jax.Array]]:
         progress = state.step / total_steps
@@ -58,26 +63,27 @@ def make_step(
         )
         (loss, (method_state, metrics)), grads = loss_and_grad(
             state.params,
-            state.method,
+            layout.opened(state.method),
             examples,
             key=method_key,
             progress=progress,
-            axis_name=axis_name,
+            axis_name=layout.axis_name,
         )
-        metrics = {"loss": loss, **metrics}
-        if axis_name is not None:
-            grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
-        updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
+        method_state = layout.closed(method_state, state.method)
+        grads, metrics = layout.mean(grads, {"loss": loss, **metrics})
+
+        own = layout.part(state.params)
+        updates, optimizer_state = optimizer.update(grads, state.optimizer, own)
+        params = layout.join(optax.apply_updates(own, updates), state.params)
         params = method.constrain(params, state.params, progress=progress)
         new_state = dataclasses.replace(
             state,
             step=state.step + 1,
             params=params,
-            method=method.end_step(params, method_state, progress=progress),
+            method=method.end_step(layout.part(params), method_state, progress=progress),
             optimizer=optimizer_state,
         )
-        metrics["gradient_norm"] = optax.tree.norm(grads)
+        metrics["gradient_norm"] = layout.norm(grads)
         metrics["parameter_norm"] = optax.tree.norm(params)
         return new_state, metrics
 

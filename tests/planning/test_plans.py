@@ -54,7 +54,7 @@ def test_a_plan_says_what_the_step_takes(experiment):
         dataclasses.replace(experiment, evaluate=None, run=training.Run(mapping="shard_map")),
         jax.devices()[:4],
     )
-    state = setup.state_shapes()
+    state = setup.state_shapes
     assert found.state == sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
     assert found.memory > found.state
     assert found.example_bytes == 16 * 16 * 3 + 4

@@ -32,7 +32,7 @@ def compiled(method, devices):
         run=training.Run(mapping="shard_map"),
     )
     setup = training.set_up(experiment, jax.devices()[:devices])
-    state = setup.devices.replicated_shapes(setup.state_shapes())
+    state = setup.placed_shapes()
     batch = setup.devices.split_shapes(setup.batch_shapes())
     return setup.step.lower(state, batch).compile(), state
 

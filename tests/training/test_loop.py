@@ -13,8 +13,9 @@ from conftest import make_experiment
 from jaxcl import augment, data, encoders, methods, training
 from jaxcl.encoders.norm import BatchNorm
 from jaxcl.training import Run, RunDirectory, Train, UserError, read_metrics, train
-from jaxcl.training.checkpoints import Checkpoints, name_leaves
+from jaxcl.training.checkpoints import Checkpoints
 from jaxcl.training.run_directory import RunLock
+from jaxcl.training.state import name_leaves
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -51,7 +52,7 @@ def losses(directory):
 
 def final_arrays(directory, experiment):
     setup = training.set_up(dataclasses.replace(experiment, run=Run(devices=1)))
-    restored = Checkpoints(RunDirectory(directory).checkpoints).restore(setup.state_shapes())
+    restored = Checkpoints(RunDirectory(directory).checkpoints).restore(setup.state_shapes)
     return restored.step, name_leaves(restored.state)
 
 
@@ -269,7 +270,7 @@ def test_a_checkpoint_that_does_not_hold_is_passed_over_and_named(tmp_path, expe
 
 def test_the_state_is_donated(experiment):
     setup = training.set_up(experiment)
-    state = setup.devices.replicate(setup.init_state())
+    state = setup.place(setup.init_state())
     program = setup.step
     zeros = {name: np.zeros(x.shape, x.dtype) for name, x in setup.batch_shapes().items()}
     batch = setup.devices.split(zeros)

@@ -13,7 +13,7 @@ import pytest
 from jaxcl import methods
 from jaxcl.encoders import MLP, ViT
 from jaxcl.training import LARS, SGD, AdamW, Schedule
-from jaxcl.training.checkpoints import name_leaves
+from jaxcl.training.state import name_leaves
 
 GOLDEN = np.load(Path(__file__).parents[1] / "reference" / "trajectories.npz")
 

@@ -24,8 +24,8 @@ from jaxcl.training import (
     train,
     train_population,
 )
-from jaxcl.training.checkpoints import name_leaves
 from jaxcl.training.probes import init_probe, step_probe
+from jaxcl.training.state import name_leaves
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -35,7 +35,7 @@ NAMES = ("probe_loss", "probe_accuracy", "probe_knn_accuracy")
 
 def arrays(directory, experiment):
     setup = training.set_up(dataclasses.replace(experiment, run=Run(devices=1)))
-    restored = Checkpoints(RunDirectory(directory).checkpoints).restore(setup.state_shapes())
+    restored = Checkpoints(RunDirectory(directory).checkpoints).restore(setup.state_shapes)
     return name_leaves(restored.state)
 
 

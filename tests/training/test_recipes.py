@@ -9,6 +9,7 @@ import pytest
 from jaxcl import methods
 from jaxcl.cli import load_config
 from jaxcl.training import start_state
+from jaxcl.training.layout import WholeState
 from jaxcl.training.step import make_step
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -46,7 +47,7 @@ def test_a_step_fits_together(path):
         rate, total_steps=steps, undecayed=experiment.method.undecayed
     )
     step = make_step(
-        experiment.method, experiment.views, optimizer, total_steps=steps, axis_name=None
+        experiment.method, experiment.views, optimizer, total_steps=steps, layout=WholeState(None)
     )
     picture = jax.ShapeDtypeStruct((256, 256, 3), jnp.uint8)
     state = jax.eval_shape(lambda: start_state(experiment, picture))

@@ -1,0 +1,282 @@
+"""Where a training state lies: whole on every device, or spread over them where it can be.
+
+Spread are the optimizer's state, target networks and banks. A device keeps an equal part of each of
+their arrays, moves it by its part of the mean gradient (a reduce-scatter), and gets the parameters
+that the others moved (an all-gather), as in ZeRO (Rajbhandari et al., 2020, section 5). Nothing
+else of a step is different, so that `make_step` is written once for both layouts.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import PartitionSpec as P
+
+from jaxcl.memory import Bank, ShardedBank
+from jaxcl.methods import Method
+from jaxcl.training.optimizers import leaf_norms
+from jaxcl.training.state import TrainState, name_leaves, path_name
+
+
+@dataclasses.dataclass(frozen=True)
+class WholeState:
+    """Every device has the whole state."""
+
+    axis_name: str | None
+    """Mapped axis of the devices; None for one device, unmapped."""
+
+    def opened(self, state: Any) -> Any:
+        """The method's state as the method reads it."""
+        return state
+
+    def closed(self, after: Any, before: Any) -> Any:
+        """The method's new state as it is kept, from what the method made of the one `opened`."""
+        del before
+        return after
+
+    def mean(self, grads: Any, metrics: Any) -> tuple[Any, Any]:
+        """Means over devices: of gradients what this device keeps of them, and metrics."""
+        if self.axis_name is None:
+            return grads, metrics
+        means: tuple[Any, Any] = jax.lax.pmean((grads, metrics), self.axis_name)
+        return means
+
+    def part(self, params: Any) -> Any:
+        """What this device moves of the parameters."""
+        return params
+
+    def join(self, parts: Any, like: Any) -> Any:
+        """All parameters, of which each device moved its part."""
+        del like
+        return parts
+
+    def norm(self, parts: Any) -> jax.Array:
+        """The norm of all numbers of which this device has a part."""
+        return optax.tree.norm(parts)
+
+    def specs(self) -> Any:
+        """How the axis cuts the arrays of a `TrainState`: not at all."""
+        return P()
+
+    def packed(self, state: Any) -> Any:
+        """A host's state, or its shapes, as they are placed on the devices."""
+        return state
+
+    def unpacked(self, state: Any, fetch: Callable[[Any], np.ndarray]) -> Any:
+        """A state on devices as the host's: what `packed` was made of. `fetch` reads an array."""
+        return jax.tree.map(fetch, state)
+
+
+@dataclasses.dataclass(frozen=True)
+class SpreadState:
+    """Every device has an equal part of what can be spread, and all else whole.
+
+    An array of a network is kept as one row, [1, ..., 1, chunk] on each device, as many axes as it
+    has, so that what is decided by their number (weight decay, say) stays as it was. A bank is kept
+    by its rows.
+    """
+
+    axis_name: str
+    """Mapped axis of the devices."""
+    devices: int
+    """How many there are."""
+    whole: TrainState
+    """Shapes and types of the state of one device."""
+    averages: tuple[str, ...]
+    """`Method.averages`."""
+    banks: tuple[str, ...]
+    """`Method.banks`."""
+
+    def opened(self, state: Any) -> Any:
+        parts = self._averages(state)
+        networks = join_parts(parts, self._averages(self.whole.method), self.axis_name)
+
+        def read(path: tuple[Any, ...], leaf: Any) -> Any:
+            name = path_name(path)
+            if isinstance(leaf, Bank) and name in self.banks:
+                return ShardedBank(leaf.embeddings, self._bank_size(name))
+            return networks.get(name, leaf)
+
+        return jax.tree_util.tree_map_with_path(read, state, is_leaf=_is_bank)
+
+    def closed(self, after: Any, before: Any) -> Any:
+        kept = self._averages(before)
+
+        def put_back(path: tuple[Any, ...], leaf: Any) -> Any:
+            if isinstance(leaf, ShardedBank):
+                return Bank(leaf.embeddings)
+            return kept.get(path_name(path), leaf)
+
+        return jax.tree_util.tree_map_with_path(put_back, after, is_leaf=_is_bank)
+
+    def mean(self, grads: Any, metrics: Any) -> tuple[Any, Any]:
+        means = jax.lax.pmean(metrics, self.axis_name)
+        return mean_parts(grads, self.axis_name), means
+
+    def part(self, params: Any) -> Any:
+        return own_parts(params, self.axis_name)
+
+    def join(self, parts: Any, like: Any) -> Any:
+        return join_parts(parts, like, self.axis_name)
+
+    def norm(self, parts: Any) -> jax.Array:
+        return optax.tree.norm(leaf_norms(parts, self.axis_name))
+
+    def specs(self) -> Any:
+        def spec(path: tuple[Any, ...], leaf: Any) -> P:
+            kind = self._kind(path_name(path), leaf)
+            if kind == "network":
+                return P(*(None,) * (leaf.ndim - 1), self.axis_name)
+            return P(self.axis_name) if kind == "bank" else P()
+
+        return jax.tree_util.tree_map_with_path(spec, self.whole)
+
+    def packed(self, state: Any) -> Any:
+        def pack(path: tuple[Any, ...], leaf: Any) -> Any:
+            kind = self._kind(path_name(path), leaf)
+            if kind is None:
+                return leaf
+            if kind == "network":
+                shape = (1,) * (leaf.ndim - 1) + (self.devices * _chunk(leaf, self.devices),)
+            else:
+                shape = (self.devices * -(-len(leaf) // self.devices), *leaf.shape[1:])
+            if isinstance(leaf, jax.ShapeDtypeStruct):
+                return jax.ShapeDtypeStruct(shape, leaf.dtype)
+            flat = np.asarray(leaf).ravel()
+            return np.pad(flat, (0, math.prod(shape) - flat.size)).reshape(shape)
+
+        return jax.tree_util.tree_map_with_path(pack, state)
+
+    def unpacked(self, state: Any, fetch: Callable[[Any], np.ndarray]) -> Any:
+        def unpack(path: tuple[Any, ...], leaf: Any, whole: jax.ShapeDtypeStruct) -> np.ndarray:
+            if self._kind(path_name(path), whole) is None:
+                return fetch(leaf)
+            return fetch(leaf).ravel()[: whole.size].reshape(whole.shape)
+
+        return jax.tree_util.tree_map_with_path(unpack, state, self.whole)
+
+    def _kind(self, name: str, leaf: Any) -> str | None:
+        """How an array of a `TrainState` is spread; None: it is not."""
+        if not (leaf.ndim and leaf.size):
+            return None
+        if any(name == f"method/{bank}/embeddings" for bank in self.banks):
+            return "bank"
+        averages = (f"method/{path}/" for path in self.averages)
+        return "network" if name.startswith(("optimizer/", *averages)) else None
+
+    def _averages(self, state: Any) -> dict[str, Any]:
+        """The arrays of the networks that averages are, by name."""
+        paths = tuple(f"{path}/" for path in self.averages)
+        return {name: x for name, x in name_leaves(state).items() if name.startswith(paths)}
+
+    def _bank_size(self, name: str) -> int:
+        return len(name_leaves(self.whole.method)[f"{name}/embeddings"])
+
+
+Layout: TypeAlias = WholeState | SpreadState
+
+
+def spread(method: Method, whole: TrainState, axis_name: str, devices: int) -> SpreadState:
+    """The layout that spreads a method's state over so many devices.
+
+    Args:
+      method: the method.
+      whole: shapes and types of the state of one device.
+      axis_name: mapped axis of the devices.
+      devices: how many there are.
+    """
+    return SpreadState(axis_name, devices, whole, method.averages, method.banks)
+
+
+def own_parts(tree: Any, axis_name: str) -> Any:
+    """This device's part of each array that all have; scalars stay whole."""
+    device = jax.lax.axis_index(axis_name)
+
+    def own(x: jax.Array) -> jax.Array:
+        if not jnp.ndim(x):
+            return x
+        rows = _rows(x, jax.lax.axis_size(axis_name))
+        return _as_part(jax.lax.dynamic_index_in_dim(rows, device, keepdims=False), x.ndim)
+
+    return jax.tree.map(own, tree)
+
+
+def mean_parts(tree: Any, axis_name: str) -> Any:
+    """This device's part of the means over devices, by one exchange for each type."""
+    devices = jax.lax.axis_size(axis_name)
+
+    def exchange(arrays: list[jax.Array], shapes: list[tuple[int, ...]]) -> list[jax.Array]:
+        rows = [_rows(x, devices) for x in arrays]  # each [devices, chunk]
+        ends = np.cumsum([x.shape[1] for x in rows])[:-1]
+        total = jax.lax.psum_scatter(jnp.concatenate(rows, 1), axis_name)
+        means = jnp.split(total / devices, ends)
+        return [_as_part(mean, len(shape)) for mean, shape in zip(means, shapes, strict=True)]
+
+    return _by_type(tree, tree, exchange, lambda scalars: jax.lax.pmean(scalars, axis_name))
+
+
+def join_parts(parts: Any, like: Any, axis_name: str) -> Any:
+    """All of the arrays of which each device has a part, by one exchange for each type.
+
+    Args:
+      parts: as `own_parts` makes them.
+      like: a tree of the same structure; arrays, or shapes and types, of the whole.
+      axis_name: mapped axis of the devices.
+    """
+
+    def exchange(arrays: list[jax.Array], shapes: list[tuple[int, ...]]) -> list[jax.Array]:
+        ends = np.cumsum([x.size for x in arrays])[:-1]
+        rows = jax.lax.all_gather(jnp.concatenate([x.ravel() for x in arrays]), axis_name)
+        return [
+            columns.ravel()[: math.prod(shape)].reshape(shape)
+            for columns, shape in zip(jnp.split(rows, ends, axis=1), shapes, strict=True)
+        ]
+
+    return _by_type(parts, like, exchange, lambda scalars: scalars)
+
+
+def _by_type(
+    tree: Any,
+    like: Any,
+    exchange: Callable[[list[jax.Array], list[tuple[int, ...]]], list[jax.Array]],
+    of_scalars: Callable[[list[jax.Array]], list[jax.Array]],
+) -> Any:
+    """Maps the arrays of each type together, with the shapes of their likes, and the scalars."""
+    leaves, structure = jax.tree.flatten(tree)
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(like)]
+    places: dict[Any, list[int]] = {}
+    for place, leaf in enumerate(leaves):
+        places.setdefault(leaf.dtype if shapes[place] else None, []).append(place)
+    for dtype, some in places.items():
+        arrays = [leaves[place] for place in some]
+        if dtype is None:
+            mapped = of_scalars(arrays)
+        else:
+            mapped = exchange(arrays, [shapes[place] for place in some])
+        for place, leaf in zip(some, mapped, strict=True):
+            leaves[place] = leaf
+    return jax.tree.unflatten(structure, leaves)
+
+
+def _rows(x: jax.Array, devices: int) -> jax.Array:
+    """[devices, chunk]: one row for each, zeros after the last number."""
+    chunk = _chunk(x, devices)
+    return jnp.pad(x.ravel(), (0, devices * chunk - x.size)).reshape(devices, chunk)
+
+
+def _as_part(row: jax.Array, axes: int) -> jax.Array:
+    # The numbers lie along the last axis, which TPUs keep dense.
+    return row.reshape((1,) * (axes - 1) + (-1,))
+
+
+def _chunk(x: Any, devices: int) -> int:
+    return -(-math.prod(x.shape) // devices)
+
+
+def _is_bank(x: Any) -> bool:
+    return isinstance(x, Bank | ShardedBank)

@@ -1,0 +1,146 @@
+"""A state that is spread over devices: the same numbers, in less memory."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from conftest import make_experiment
+
+from jaxcl import encoders, methods, planning, training
+from jaxcl.training import Run, RunDirectory, UserError, read_metrics, restore_run, train
+from jaxcl.training.state import name_leaves
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+NETWORKS = (encoders.SmallCNN((4, 8)), encoders.moco_v2_projector(16))
+BANK = 1500  # more than there are digits to train on; 8 does not divide it
+EXPERIMENTS = {
+    "moco": {},
+    "lars": {
+        "method": methods.SimCLR(*NETWORKS, queue_size=256),
+        "optimizer": training.LARS(learning_rate=1.0, trust_coefficient=0.1),
+    },
+    "adamw": {
+        "method": methods.BYOL(*NETWORKS, predictor=NETWORKS[1]),
+        "optimizer": training.AdamW(learning_rate=1e-3, clip_norm=0.5),
+    },
+    "dino": {
+        "method": methods.DINO(*NETWORKS, prototypes=20),
+        "optimizer": training.SGD(learning_rate=0.05, clip_norm=0.1, clip="each"),
+    },
+    "tico": {
+        "method": methods.JointEmbedding(
+            *NETWORKS, criterion=methods.criteria.TiCo(), momentum=0.99
+        )
+    },
+    "bank": {"method": methods.InstanceDiscrimination(*NETWORKS, bank_size=BANK)},
+    "drawn": {
+        "method": methods.InstanceDiscrimination(
+            *NETWORKS, bank_size=BANK, negatives=50, contrast="nce", temperature=0.5
+        )
+    },
+}
+FAST = ("moco", "bank")
+CASES = [
+    name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in EXPERIMENTS
+]
+
+
+def on(devices, spread, **changes):
+    run = Run(devices=devices, mapping="shard_map", log_every=1, spread_state=spread)
+    return make_experiment(**changes, run=run)
+
+
+def trained(experiment, directory, console):
+    """The losses of a run, and its last state by name."""
+    train(experiment, directory, console=console)
+    rows = read_metrics(RunDirectory(directory).metrics)
+    names = ("loss", "gradient_norm", "parameter_norm", "negatives")
+    losses = [[row[name] for name in names if name in row] for row in rows]
+    return np.array(losses), name_leaves(restore_run(directory).state)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_spread_state_changes_no_number(tmp_path, quiet, name):
+    whole = trained(on(8, False, **EXPERIMENTS[name]), tmp_path / "whole", quiet)
+    spread = trained(on(8, True, **EXPERIMENTS[name]), tmp_path / "spread", quiet)
+    np.testing.assert_allclose(spread[0], whole[0], rtol=1e-5)
+    assert spread[1].keys() == whole[1].keys()
+    for leaf in whole[1]:
+        np.testing.assert_allclose(
+            spread[1][leaf], whole[1][leaf], rtol=1e-4, atol=1e-5, err_msg=leaf
+        )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_only_the_rest_of_the_state_is_on_every_device(name):
+    """Of what is spread a device has an eighth, each array rounded up, and the step no more."""
+    experiment = on(8, True, **EXPERIMENTS[name])
+    setup = training.set_up(experiment)
+    state = name_leaves(setup.state_shapes)
+    spread = ("optimizer/", "method/target_params", "method/memory/params", "method/target/params")
+    held = 0
+    for leaf, x in state.items():
+        if leaf == "method/bank/embeddings":
+            held += -(-len(x) // 8) * x.shape[1] * 4
+        elif leaf.startswith(spread) and x.ndim:
+            held += -(-x.size // 8) * 4
+        else:
+            held += x.size * x.dtype.itemsize
+    batch = setup.devices.split_shapes(setup.batch_shapes())
+    compiled = setup.step.lower(setup.placed_shapes(), batch).compile()
+    found = compiled.memory_analysis()
+    rows = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(batch)) // 8
+    unread = 2 * 8 * 4  # index and label, which the compiler leaves out where a step reads none
+    assert held + rows - unread <= found.argument_size_in_bytes <= held + rows
+    assert found.alias_size_in_bytes >= held  # donated: the new state takes the place of the old
+
+
+def test_gradients_are_exchanged_once_and_parameters_once():
+    setup = training.set_up(on(8, True, method=methods.MoCo(*NETWORKS, shuffle=False)))
+    batch = setup.devices.split_shapes(setup.batch_shapes())
+    text = setup.step.lower(setup.placed_shapes(), batch).compile().as_text()
+    found = planning.find_collectives(text)
+    sizes = [-(-x.size // 8) * 4 for x in jax.tree.leaves(setup.state_shapes.params)]
+    scatters = [each.bytes for each in found if each.kind == "reduce-scatter"]
+    gathers = sorted(each.bytes for each in found if each.kind == "all-gather")
+    assert scatters == [sum(sizes)]
+    # Of MoCo's keys, of its target network before the step, of the parameters after it.
+    assert gathers == sorted([64 * 16 * 4, 8 * sum(sizes), 8 * sum(sizes)])
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_layout_on_other_devices(tmp_path, quiet):
+    """A checkpoint holds whole arrays, wherever they lay."""
+    straight, _ = trained(on(8, False), tmp_path / "straight", quiet)
+    half = dataclasses.replace(on(8, True), train=training.Train(batch_size=64, epochs=12 / 23))
+    stopped = dataclasses.replace(half, run=dataclasses.replace(half.run, checkpoint_every=4))
+    train(stopped, tmp_path / "run", console=quiet)
+    for step in (8, 12):
+        folder = RunDirectory(tmp_path / "run").checkpoints / f"{step:08d}"
+        assert folder.exists()
+    (folder / "manifest.json").unlink()  # as if it had been killed before the last checkpoint
+    losses, _ = trained(on(2, True), tmp_path / "run", quiet)
+    np.testing.assert_allclose(losses, straight, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: make_experiment(run=Run(devices=2, spread_state=True)),
+            "run.spread_state spreads the state by shard_map, and run.mapping is pmap: add "
+            "--run.mapping shard_map",
+        ),
+        (
+            lambda: make_experiment(
+                run=Run(devices=4), train=training.Train(batch_size=64, accumulate=3)
+            ),
+            r"train.accumulate 3 does not divide a device's batch of 16 examples \(64 over 4 ",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_said(make, message):
+    with pytest.raises(UserError, match=message):
+        training.set_up(make())
