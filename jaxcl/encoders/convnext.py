@@ -11,6 +11,7 @@ from jaxcl.choices import check_choices
 from jaxcl.encoders.convolution import convolve
 from jaxcl.encoders.drop_path import DropPath, drop_path_rates
 from jaxcl.encoders.feature_maps import keep_feature_map
+from jaxcl.encoders.remat import Remat, remat_block
 
 _SIZES = {  # channels of the first stage, blocks of each stage
     "tiny": (96, (3, 3, 9, 3)),
@@ -51,9 +52,9 @@ class ConvNeXt(nn.Module):
     """Rate of the last block, growing linearly from 0 at the first. Methods give the key, to the
     network that learns; in a call of your own it takes `train=True` and `rngs={"drop_path": key}`.
     """
-    remat: bool = False
-    """Keep only the inputs of blocks and compute the rest again for the gradient: less memory,
-    about a third more time."""
+    remat: Remat = "none"
+    """What is kept for the gradient and what computed again: all, the inputs of blocks, or those
+    and the results of products (see `Remat`)."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the computation; parameters, and norms inside, are float32."""
 
@@ -79,7 +80,7 @@ class ConvNeXt(nn.Module):
         self._check(images, self.patch * 2 ** (len(depths) - 1))
         conv = partial(nn.Conv, padding="VALID", kernel_init=_START, dtype=self.dtype)
         norm = partial(nn.LayerNorm, _EPSILON, self.dtype)
-        block_type = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
+        block_type = remat_block(Block, self.remat, static=(2,))
         rates = iter(drop_path_rates(self.drop_path, sum(depths)))
 
         x = images.astype(self.dtype)

@@ -1,6 +1,5 @@
 """ResNet-18 to 152, laid out as torchvision's so that its weights fit."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -12,6 +11,7 @@ from jaxcl.choices import check_choices
 from jaxcl.encoders.convolution import convolve
 from jaxcl.encoders.feature_maps import keep_feature_map
 from jaxcl.encoders.norm import BatchNorm
+from jaxcl.encoders.remat import Remat, remat_block
 
 _BLOCKS = {
     18: (2, 2, 2, 2),
@@ -56,6 +56,9 @@ class ResNet(nn.Module):
     batch_norm_groups: int | None = None
     """Who shares batch statistics; see `BatchNorm.groups`. None: all devices; 1: each device for
     itself."""
+    remat: Remat = "none"
+    """What is kept for the gradient and what computed again: all, the inputs of blocks, or those
+    and the results of products (see `Remat`)."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the computation; parameters and statistics are float32."""
 
@@ -107,9 +110,10 @@ class ResNet(nn.Module):
         x = nn.relu(norm(name="bn1")(x, train=train, axis_name=axis_name))
         if self.stem == "imagenet":
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-        block: Callable[..., nn.Module] = (
-            BasicBlock if self.depth < 50 else partial(Bottleneck, factor=self.bottleneck_factor)
-        )
+        own = BasicBlock if self.depth < 50 else Bottleneck
+        block = remat_block(own, self.remat, static=(2, 3))
+        if self.depth >= 50:
+            block = partial(block, factor=self.bottleneck_factor)
         for stage, blocks in enumerate(_BLOCKS[self.depth]):
             for index in range(blocks):
                 x = block(
@@ -119,7 +123,7 @@ class ResNet(nn.Module):
                     norm=norm,
                     zero_init_residual=self.zero_init_residual,
                     name=f"layer{stage + 1}_{index}",
-                )(x, train=train, axis_name=axis_name)
+                )(x, train, axis_name)
         keep_feature_map(self, x)
         return x.astype(jnp.float32).mean((1, 2))
 
@@ -134,7 +138,7 @@ class BasicBlock(nn.Module):
     zero_init_residual: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, axis_name: str | None) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, axis_name: str | None) -> jax.Array:
         y = self.conv(self.width, (3, 3), strides=self.stride, padding=1, name="conv1")(x)
         y = nn.relu(self.norm(name="bn1")(y, train=train, axis_name=axis_name))
         y = self.conv(self.width, (3, 3), padding=1, name="conv2")(y)
@@ -155,7 +159,7 @@ class Bottleneck(nn.Module):
     zero_init_residual: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, axis_name: str | None) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, axis_name: str | None) -> jax.Array:
         inner, out = self.width * self.factor, self.width * _BOTTLENECK_EXPANSION
         y = self.conv(inner, (1, 1), name="conv1")(x)
         y = nn.relu(self.norm(name="bn1")(y, train=train, axis_name=axis_name))

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxcl.choices import check_choices
 from jaxcl.encoders.drop_path import DropPath, drop_path_rates
+from jaxcl.encoders.remat import Remat, remat_block
 
 _SIZES = {  # width, depth, heads
     "tiny": (192, 12, 3),
@@ -67,9 +68,9 @@ class ViT(nn.Module):
     """Rate of the last block, growing linearly from 0 at the first. Methods give the key, to the
     network that learns; in a call of your own it takes `train=True` and `rngs={"drop_path": key}`.
     """
-    remat: bool = False
-    """Keep only the inputs of blocks and compute the rest again for the gradient: less memory,
-    about a third more time."""
+    remat: Remat = "none"
+    """What is kept for the gradient and what computed again: all, the inputs of blocks, or those
+    and the results of products (see `Remat`)."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the computation; parameters, and softmax and norms inside, are float32."""
 
@@ -100,7 +101,7 @@ class ViT(nn.Module):
             width, self.patch, self.frozen_patch_embedding, self.dtype, name="patch_embed"
         )(images)
         x = self._with_positions(x, grid).astype(self.dtype)  # [N, T, width]
-        block_type = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
+        block_type = remat_block(Block, self.remat, static=(2,))
         for index, rate in enumerate(drop_path_rates(self.drop_path, depth)):
             x = block_type(heads, rate, self.dtype, name=f"blocks_{index}")(x, train)
         x = nn.LayerNorm(_EPSILON, self.dtype, name="norm")(x)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxcl.encoders.convolution import convolve
 from jaxcl.encoders.feature_maps import keep_feature_map
 from jaxcl.encoders.norm import BatchNorm
+from jaxcl.encoders.remat import Remat, remat_block
 
 _STEM_CHANNELS = 16
 
@@ -39,6 +40,9 @@ class WideResNet(nn.Module):
     batch_norm_groups: int | None = None
     """Who shares batch statistics; see `BatchNorm.groups`. None: all devices; 1: each device for
     itself."""
+    remat: Remat = "none"
+    """What is kept for the gradient and what computed again: all, the inputs of blocks, or those
+    and the results of products (see `Remat`)."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the computation; parameters and statistics are float32."""
 
@@ -80,15 +84,16 @@ class WideResNet(nn.Module):
 
         x = images.astype(self.dtype)
         x = conv(_STEM_CHANNELS, (3, 3), padding=1, name="conv1")(x)
+        block = remat_block(Block, self.remat, static=(2, 3))
         for stage in range(3):
             for index in range((self.depth - 4) // 6):
-                x = Block(
+                x = block(
                     width=_STEM_CHANNELS * self.factor * 2**stage,
                     stride=2 if stage > 0 and index == 0 else 1,
                     conv=conv,
                     norm=norm,
                     name=f"stage{stage + 1}_{index}",
-                )(x, train=train, axis_name=axis_name)
+                )(x, train, axis_name)
         x = nn.relu(norm(name="bn")(x, train=train, axis_name=axis_name))
         keep_feature_map(self, x)
         return x.astype(jnp.float32).mean((1, 2))
@@ -103,7 +108,7 @@ class Block(nn.Module):
     norm: partial
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, axis_name: str | None) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, axis_name: str | None) -> jax.Array:
         y = nn.relu(self.norm(name="bn1")(x, train=train, axis_name=axis_name))
         if self.stride != 1 or x.shape[-1] != self.width:
             x = self.conv(

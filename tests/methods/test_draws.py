@@ -153,7 +153,7 @@ def networks(encoder, images):
     return {"encoder": encoder}, {"encoder": params}, {"encoder": {}}
 
 
-@pytest.mark.parametrize("remat", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("remat", [pytest.param("none", marks=pytest.mark.slow), "blocks"])
 @pytest.mark.parametrize(
     "make",
     [
