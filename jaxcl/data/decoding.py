@@ -14,6 +14,9 @@ from jaxcl.data.source import Record
 # Formats that Pillow only recognises, or renders by starting another program (EPS).
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 
+# Asked first, since Pillow asks one format after another; their files begin like no other's.
+_COMMON = ("JPEG", "PNG", "WEBP")
+
 # What Pillow's decoders raise on damaged bytes, found by damaging files of every common format.
 _DAMAGE = (
     OSError,
@@ -42,9 +45,10 @@ class UndecodableImage(ValueError):
 
 @functools.cache
 def image_formats() -> tuple[str, ...]:
-    """The names of the formats that `decode` reads, as Pillow names them."""
+    """The names of the formats that `decode` reads, as Pillow names them; the common ones first."""
     Image.init()
-    return tuple(sorted(set(Image.OPEN) - _NOT_DECODED))
+    formats = sorted(set(Image.OPEN) - _NOT_DECODED)
+    return tuple(sorted(formats, key=lambda name: name not in _COMMON))
 
 
 def image_extensions() -> frozenset[str]:
@@ -103,20 +107,28 @@ def decode(encoded: bytes, name: str, *, size: int | None = None, channels: int 
     Raises:
       UndecodableImage: if the bytes do not decode.
     """
+    mode = "L" if channels == 1 else "RGB"
     try:
         with Image.open(io.BytesIO(encoded), formats=image_formats()) as image:
             if size is not None:
                 # JPEG decodes fast at a fraction of its size; twice the target leaves the
                 # antialiasing to the resize.
                 image.draft(None, (2 * size, 2 * size))
-            upright = ImageOps.exif_transpose(image)
-            pixels = _to_8_bit(upright, "L" if channels == 1 else "RGB")
+            image.load()
+            # All pixels are copied by each step of Pillow's, even one that changes nothing.
+            pixels: Image.Image = image
+            if not _is_upright_opaque(image, mode):
+                pixels = _to_8_bit(ImageOps.exif_transpose(image), mode)
+            array = np.asarray(pixels if size is None else _fit(pixels, size))
     except _DAMAGE as error:
         raise UndecodableImage(f"{name} does not decode as an image: {error}") from error
-    if size is not None:
-        pixels = _fit(pixels, size)
-    array = np.asarray(pixels)
     return array[:, :, None] if array.ndim == 2 else array
+
+
+def _is_upright_opaque(image: Image.Image, mode: str) -> bool:
+    """Whether a loaded image is of that mode already, upright, and opaque."""
+    upright = image.getexif().get(_EXIF_ORIENTATION, 1) == 1
+    return image.mode == mode and upright and not image.has_transparency_data
 
 
 def _to_8_bit(image: Image.Image, mode: str) -> Image.Image:
