@@ -44,6 +44,11 @@ class Prefetched(Iterator[Placed], Generic[Placed]):
         self._pending.append(self._executor.submit(self._make))
         return item
 
+    @property
+    def ready(self) -> bool:
+        """Whether the next item is there, so that taking it waits for nothing."""
+        return bool(self._pending) and self._pending[0].done()
+
     def close(self) -> None:
         """Ends the thread, after the item it is at, and closes the iterator it reads."""
         self._pending.clear()

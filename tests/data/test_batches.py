@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 
+import grain
 import numpy as np
 import pytest
 from PIL import Image
@@ -80,6 +81,16 @@ def test_order_is_the_same_on_every_machine():
         277,
         667,
     ]
+
+
+@pytest.mark.parametrize("records", [2, 23, 1000, 70_000])
+def test_order_is_that_of_grains_shuffle(records):
+    hashed = int(np.random.SeedSequence(3).generate_state(1)[0])
+    shuffled = grain.MapDataset.range(records).shuffle(seed=hashed)
+    for epoch in range(3):
+        order = records_at(records, epoch, batch_size=records, seed=3)
+        for row in range(0, records, 1 + records // 100):
+            assert order[row] == shuffled[epoch * records + row]
 
 
 def test_every_record_is_as_likely_at_every_place():
@@ -155,6 +166,26 @@ def test_workers_change_nothing_and_end_when_closed(folder):
         assert len(multiprocessing.active_children()) == 2
     assert not multiprocessing.active_children()
     assert replaced == 3
+
+
+@pytest.mark.parametrize("threads", [2, 3, 7, 50])
+def test_threads_change_nothing(folder, threads):
+    for step in range(3):
+        alone = batch_at(folder, step, batch_size=7, seed=5)
+        together = batch_at(folder, step, batch_size=7, seed=5, threads=threads)
+        assert_equal_batches(together, alone)
+
+
+def test_the_records_of_a_batch_are_read_at_the_same_time():
+    meeting = threading.Barrier(2)
+
+    class Meeting(ArraySource):
+        def __getitem__(self, record):
+            meeting.wait(10)  # breaks unless another record is being read
+            return super().__getitem__(record)
+
+    source = Meeting(np.zeros((4, 2, 2), np.uint8))
+    assert len(batch_at(source, 0, batch_size=4, seed=0, threads=2)["index"]) == 4
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -109,6 +109,65 @@ def test_counts_the_time_waited():
         assert 0.09 < ahead.waited_seconds - before <= elapsed
 
 
+def test_reading_goes_on_while_the_consumer_works():
+    """Two at work at the same time: each goes on only when the other one is busy."""
+    consuming, reading = threading.Barrier(2), threading.Barrier(2)
+
+    def items():
+        for number in range(3):
+            if number:
+                consuming.wait(10)  # breaks unless the consumer works on the item before
+                reading.wait(10)
+            yield number
+
+    taken = []
+    with prefetch(items(), lambda item: item, depth=1) as ahead:
+        for item in ahead:
+            if item < 2:
+                consuming.wait(10)
+                reading.wait(10)
+            taken.append(item)
+    assert taken == [0, 1, 2]
+
+
+def test_placing_goes_on_while_the_next_is_read():
+    read, placed = threading.Semaphore(0), threading.Event()
+
+    class Counted(ArraySource):
+        def __getitem__(self, record):
+            read.release()
+            return super().__getitem__(record)
+
+    def put(batch):
+        assert placed.wait(10)
+        return batch
+
+    source = Counted(np.zeros((8, 2, 2), np.uint8))
+    with prefetch(Batches(source, 4, steps=3), put, depth=1) as ahead:
+        for _ in range(12):  # the records of all three batches, while the first is being placed
+            assert read.acquire(timeout=10)
+        placed.set()
+        assert len(list(ahead)) == 3
+
+
+def test_is_ready_when_taking_waits_for_nothing():
+    release = threading.Event()
+
+    def slow():
+        yield 1
+        assert release.wait(10)
+        yield 2
+
+    with prefetch(slow(), lambda item: item) as ahead:
+        next(ahead)
+        assert not ahead.ready
+        release.set()
+        while not ahead.ready:
+            pass
+        assert next(ahead) == 2
+    assert not ahead.ready
+
+
 def test_batches_to_devices():
     source = ArraySource(np.random.default_rng(0).integers(0, 256, (32, 4, 4), np.uint8))
     batches = Batches(source, 8, seed=0, steps=6)
