@@ -263,7 +263,7 @@ def _train_here(
     from jaxcl.overrides import override
     from jaxcl.training import RunDirectory, free_directory, train
     from jaxcl.training.errors import UserError
-    from jaxcl.training.processes import all_or_none, is_first
+    from jaxcl.training.processes import all_or_none, is_first, of_first
     from jaxcl.training.profiling import Profile
 
     target, out, population = known.target, known.out, known.population
@@ -287,6 +287,7 @@ def _train_here(
         experiment = override(experiment, options, program=f"jaxcl train {target}")
     if population is not None:
         return _train_population(experiment, population, directory, console)
+    directory = Path(of_first(str(directory)))  # which another may find taken already
     outcome = train(experiment, directory, console=console, profile=profile)
     speaks = is_first()
     finish()

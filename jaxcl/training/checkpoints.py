@@ -1,22 +1,27 @@
 """Checkpoints: orbax writes the arrays; a manifest with a digest of each says whether they hold."""
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import ml_dtypes  # noqa: F401  (registers bfloat16 with NumPy's dtype names)
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint._src.multihost import multihost
 
 from jaxcl.training.durable_files import write_durably
 from jaxcl.training.errors import UserError
+from jaxcl.training.processes import all_or_none
 from jaxcl.training.state import name_leaves, path_name
 
 _MANIFEST = "manifest.json"
@@ -47,6 +52,9 @@ class Checkpoints:
     Each is a folder named by its step, with the arrays as orbax writes them and a manifest, written
     last: the type, shape and sha256 of every array, and the sha256 of every file. One without a
     whole manifest does not count.
+
+    Of several processes each writes a share of the arrays, into a folder of its own, and says so in
+    a file beside it; the first makes the manifest of all. They need a file system that all see.
     """
 
     def __init__(
@@ -55,10 +63,24 @@ class Checkpoints:
         *,
         keep_last: int = 2,
         keep_every: int | None = None,
-        write: bool = True,
+        process: int = 0,
+        processes: int = 1,
+        seconds: float = 600,
     ) -> None:
+        """Prepares, and writes nothing.
+
+        Args:
+          folder: of all checkpoints.
+          keep_last: newest ones kept.
+          keep_every: those of steps that it divides are kept for good, too.
+          process: the number of this process.
+          processes: how many write.
+          seconds: how long the first waits for the shares of the others.
+        """
         self._folder = folder.absolute()
-        self._write = write
+        self._process = process
+        self._processes = processes
+        self._seconds = seconds
         self._keep_last = keep_last
         self._keep_every = keep_every
         self._last_step = 0
@@ -67,27 +89,35 @@ class Checkpoints:
         self._saving: Future[None] | None = None
 
     def save(self, step: int, state: Any) -> None:
-        """Copies `state` from the devices and writes it in the background.
+        """Copies this process's share of `state` and writes it in the background.
 
-        Waits for the checkpoint before it, if that is still being written. Does nothing without
-        `write`, as in all processes of a run but the first.
+        All processes have to call it.
+
+        Waits for the checkpoint before it, if that is still being written.
+
+        Args:
+          step: steps done.
+          state: the whole state, as host arrays.
 
         Raises:
           CheckpointError: if that one, or the start of this one, failed.
+          UserError: if it did in another process.
         """
-        if not self._write:
-            return
-        self.wait()
-        arrays = {name: np.array(leaf) for name, leaf in name_leaves(state).items()}
+        arrays = {name: np.asarray(leaf) for name, leaf in name_leaves(state).items()}
+        own = _share(arrays, self._process, self._processes)
+        copies = {name: np.array(array) for name, array in own.items()}
         folder = self._folder / f"{step:08d}"
-        try:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            self._check_space(arrays)
-        except OSError as error:
-            raise self._failure(step, error) from error
+        with all_or_none():
+            self.wait()
+            try:
+                if self._process == 0:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    folder.mkdir(parents=True)
+                    self._check_space(arrays)
+            except OSError as error:
+                raise self._failure(step, error) from error
         self._last_step = step
-        self._saving = self._thread.submit(self._write_whole, step, arrays)
+        self._saving = self._thread.submit(self._write_share, step, copies)
 
     def wait(self) -> None:
         """Waits until nothing is being written.
@@ -151,56 +181,91 @@ class Checkpoints:
         if link is not None:
             raise CheckpointError(f"step {step}: {link.name} is a link, which is not followed")
         try:
-            manifest = json.loads((folder / _MANIFEST).read_text())
-            entries = manifest["arrays"]
-            digests = {name: entry["sha256"] for name, entry in entries.items()}
-            files = dict(manifest["files"])
-            empty = {
-                name: np.zeros(entry["shape"], np.dtype(entry["dtype"]))
-                for name, entry in entries.items()
-            }
+            shares = json.loads((folder / _MANIFEST).read_text())["shares"]
+            digests: dict[str, str] = {}
+            files: dict[str, str] = {}
+            empty = []
+            for share in shares:
+                entries = share["arrays"]
+                digests |= {name: entry["sha256"] for name, entry in entries.items()}
+                files |= share["files"]
+                empty.append(
+                    {
+                        name: np.zeros(entry["shape"], np.dtype(entry["dtype"]))
+                        for name, entry in entries.items()
+                    }
+                )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"step {step}: its manifest is damaged ({error})") from error
         # First the files, so that orbax never sees damaged ones.
         for name, digest in files.items():
-            path = folder / _ARRAYS / name
+            path = folder / name
             if not path.is_file() or _file_digest(path) != digest:
                 raise CheckpointError(f"step {step}: its file {name} is damaged or missing")
+        arrays: dict[str, np.ndarray] = {}
         try:
-            with _checkpointer() as reader:
-                arrays = reader.restore(
-                    folder / _ARRAYS, args=ocp.args.StandardRestore(_without_empty(empty))
-                )
+            for number, share in enumerate(empty):
+                arrays |= share
+                if _without_empty(share):
+                    with _checkpointer() as reader:
+                        arrays |= reader.restore(
+                            folder / f"{_ARRAYS}-{number}",
+                            args=ocp.args.StandardRestore(_without_empty(share)),
+                        )
         except _DAMAGED as error:
             reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
             raise CheckpointError(f"step {step}: its arrays do not read ({reason})") from error
-        arrays = empty | arrays
         for name, digest in digests.items():
             if _digest(arrays[name]) != digest:
                 raise CheckpointError(f"step {step}: the digest of {name} does not match")
         return arrays
 
-    def _write_whole(self, step: int, arrays: dict[str, np.ndarray]) -> None:
+    def _write_share(self, step: int, own: dict[str, np.ndarray]) -> None:
         """Runs in the background: the arrays by orbax, then what tells whether they hold."""
         folder = self._folder / f"{step:08d}"
-        with _checkpointer() as writer:
-            writer.save(folder / _ARRAYS, args=ocp.args.StandardSave(_without_empty(arrays)))
+        where = folder / f"{_ARRAYS}-{self._process}"
+        if _without_empty(own):
+            with _checkpointer() as writer:
+                writer.save(where, args=ocp.args.StandardSave(_without_empty(own)))
         entries = {
             name: {
                 "dtype": array.dtype.name,
                 "shape": list(array.shape),
                 "sha256": _digest(array),
             }
-            for name, array in arrays.items()
+            for name, array in own.items()
         }
         files = {
-            str(path.relative_to(folder / _ARRAYS)): _file_digest(path)
-            for path in sorted((folder / _ARRAYS).rglob("*"))
+            str(path.relative_to(folder)): _file_digest(path)
+            for path in sorted(where.rglob("*"))
             if path.is_file()
         }
-        manifest = {"step": step, "arrays": entries, "files": files}
-        write_durably(folder / _MANIFEST, json.dumps(manifest, indent=1))
-        self._prune(newest=step)
+        share = {"arrays": entries, "files": files}
+        if self._processes > 1:
+            write_durably(where.with_suffix(".json"), json.dumps(share))
+        if self._process == 0:
+            shares = [share, *map(self._await_share, self._shares(folder)[1:])]
+            manifest = {"step": step, "shares": shares}
+            write_durably(folder / _MANIFEST, json.dumps(manifest, indent=1))
+            for path in self._shares(folder):
+                path.unlink(missing_ok=True)
+            self._prune(newest=step)
+
+    def _shares(self, folder: Path) -> list[Path]:
+        """The files in which the processes say what they wrote."""
+        return [folder / f"{_ARRAYS}-{process}.json" for process in range(self._processes)]
+
+    def _await_share(self, path: Path) -> dict[str, Any]:
+        deadline = time.monotonic() + self._seconds
+        while time.monotonic() < deadline:
+            if path.exists():  # whole, as it was renamed into place
+                share: dict[str, Any] = json.loads(path.read_text())
+                return share
+            time.sleep(0.05)
+        raise OSError(
+            f"{path.stem.replace(_ARRAYS + '-', 'process ')} has not written its share within "
+            f"{self._seconds:g} s: do all processes see this folder?"
+        )
 
     def _prune(self, newest: int) -> None:
         """Removes what `newest`, just written, makes superfluous.
@@ -238,14 +303,21 @@ class Checkpoints:
         )
 
 
-def _checkpointer() -> ocp.Checkpointer:
-    """Orbax's own; this process reads or writes by itself, not with the others of its run."""
-    index = jax.process_index()
+@contextlib.contextmanager
+def _checkpointer() -> Iterator[ocp.Checkpointer]:
+    """Orbax's own, as in a run of one process: this one reads and writes by itself.
+
+    Of several, Orbax would have the first alone write what lies on hosts.
+    """
     alone = ocp.options.MultiprocessingOptions(
-        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process{index}"
+        primary_host=0, active_processes={0}, barrier_sync_key_prefix=f"{jax.process_index()}"
     )
     handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
-    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+    with (
+        mock.patch.object(multihost, "process_index", return_value=0),
+        ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer,
+    ):
+        yield checkpointer
 
 
 def _fill(target: Any, arrays: Mapping[str, np.ndarray], step: int) -> Any:
@@ -268,6 +340,18 @@ def _fill(target: Any, arrays: Mapping[str, np.ndarray], step: int) -> Any:
             + more
         )
     return jax.tree_util.tree_map_with_path(lambda path, _: arrays[path_name(path)], target)
+
+
+def _share(arrays: Mapping[str, np.ndarray], process: int, processes: int) -> dict[str, np.ndarray]:
+    """The arrays that a process writes: of all, the largest first, each to who has least."""
+    written = [0] * processes
+    own = {}
+    for name in sorted(arrays, key=lambda name: (-arrays[name].nbytes, name)):
+        least = written.index(min(written))
+        written[least] += arrays[name].nbytes + 1
+        if least == process:
+            own[name] = arrays[name]
+    return own
 
 
 def _without_empty(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

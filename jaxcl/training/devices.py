@@ -100,12 +100,12 @@ class DeviceMap:
         )
 
     def fetch(self, array: jax.Array) -> np.ndarray:
-        """A copy of a whole array on this host. Of what lies on other processes' devices too, all
-        processes have to ask for it."""
+        """A whole array on this host. Of what lies on other processes' devices too, all processes
+        have to ask for it."""
         if not (array.is_fully_replicated or array.is_fully_addressable):
             whole = NamedSharding(self._mesh, P())
             array = jax.jit(lambda x: x, out_shardings=whole)(array)
-        return np.array(array)
+        return np.asarray(array)
 
     def _shardings(self, specs: Any) -> Any:
         return jax.tree.map(

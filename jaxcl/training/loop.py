@@ -27,7 +27,7 @@ from jaxcl.training.observers import (
     Verdict,
     check_finite,
 )
-from jaxcl.training.processes import agree, all_or_none, any_of, code_digest, is_first
+from jaxcl.training.processes import agree, all_or_none, code_digest, is_first, totals
 from jaxcl.training.profiling import Profile, Tracer
 from jaxcl.training.run_directory import RunDirectory, RunLock
 from jaxcl.training.setup import Setup, set_up
@@ -99,7 +99,11 @@ def train(
         for notice in notices:
             say(console, f"note: {notice}")
         checkpoints = Checkpoints(
-            files.checkpoints, keep_last=run.keep_last, keep_every=run.keep_every, write=first
+            files.checkpoints,
+            keep_last=run.keep_last,
+            keep_every=run.keep_every,
+            process=jax.process_index(),
+            processes=jax.process_count(),
         )
         closing.callback(checkpoints.close)
         with all_or_none():
@@ -123,7 +127,9 @@ def train(
             for alarm in verdict.log(row):
                 bar.say(f"warning, at step {int(row['step'])}: {alarm}")
 
-        replaced = ReplacedImages(setup.source.names, bar.say, before=metrics_file.last_row)
+        replaced = ReplacedImages(
+            setup.source.names, bar.say, before=metrics_file.last_row if first else None
+        )
         tracer = Tracer(profile if first else None, files.profile, bar.say)
         closing.callback(tracer.close)
         step = _run_steps(setup, state, start, checkpoints, stop, bar, observe, replaced, tracer)
@@ -196,10 +202,10 @@ def _run_steps(
                     observe(clock.row(*logged, batches.waited_seconds, done))
                     logged = None
                 # Read once: what asks later waits for the next step.
-                stopping = _agreed_signal(stop, due=step % run.log_every == 0)
+                stopping, count = _agreed(stop, replaced, due=step % run.log_every == 0)
                 saving = step % run.checkpoint_every == 0 or step == total or stopping is not None
                 if saving or step % run.log_every == 0 or step == start + 1:
-                    logged = (step, metrics, replaced.count)
+                    logged = (step, metrics, count)
                 if saving and logged is not None:
                     observe(clock.row(*logged, batches.waited_seconds, step))  # may refuse to go on
                     logged = None
@@ -208,6 +214,8 @@ def _run_steps(
                 if stopping is not None:
                     bar.say(f"{stopping.name}: saved after step {step}")
                     break
+                if not batches.ready:  # only what the devices wait, their steps done, is waiting
+                    jax.block_until_ready(metrics)
         except DataError:
             if step > start:
                 checkpoints.save(step, setup.fetch(state))
@@ -218,13 +226,19 @@ def _run_steps(
     return step
 
 
-def _agreed_signal(stop: StopRequest, *, due: bool) -> signal.Signals | None:
-    """What asks this process to stop, or any of several, which ask each other where it is due."""
-    if jax.process_count() > 1:
-        if not (due and any_of(stop.signal is not None)):
-            return None
+def _agreed(
+    stop: StopRequest, replaced: ReplacedImages, *, due: bool
+) -> tuple[signal.Signals | None, int]:
+    """What asks this process to stop, and how many images were replaced; or any of several
+    processes, and all of them together, which ask each other where it is due."""
+    if jax.process_count() == 1:
+        return stop.signal, replaced.count
+    if not due:
+        return None, replaced.count
+    asked, count = totals(int(stop.signal is not None), replaced.count)
+    if asked:
         stop.signal = stop.signal or signal.SIGTERM
-    return stop.signal
+    return stop.signal, count
 
 
 def readable(batches: Iterator[T]) -> Iterator[T]:

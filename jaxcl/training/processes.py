@@ -193,11 +193,17 @@ def agree(what: str, own: str, *, describe: Callable[[str, str], str] | None = N
             )
 
 
-def any_of(value: bool) -> bool:
-    """Whether it is true in any process."""
+def totals(*values: int) -> tuple[int, ...]:
+    """Each number's sum over the processes, the same in all of them."""
     if jax.process_count() == 1:
-        return value
-    return any(_exchange("x" if value else ""))
+        return values
+    rows = [map(int, row.split()) for row in _exchange(" ".join(map(str, values)))]
+    return tuple(map(sum, zip(*rows, strict=True)))
+
+
+def of_first(text: str) -> str:
+    """The first process's text, in every process."""
+    return text if jax.process_count() == 1 else _exchange(text)[0]
 
 
 def code_digest() -> str:

@@ -71,7 +71,7 @@ class Setup:
         return self.devices.place(self.layout.packed(state), self.layout.specs())
 
     def fetch(self, state: Any) -> TrainState:
-        """A copy of what is on the devices, as host arrays; all processes have to ask for it."""
+        """What is on the devices, as host arrays; all processes have to ask for it."""
         fetched: TrainState = self.layout.unpacked(state, self.devices.fetch)
         return fetched
 

@@ -38,9 +38,9 @@ def save_and_wait(checkpoints, step, arrays):
     checkpoints.wait()
 
 
-def data_file(folder, step):
+def data_file(folder, step, share="arrays-0"):
     """The largest file that holds array bytes of a checkpoint."""
-    files = [path for path in (folder / f"{step:08d}" / "arrays").rglob("d/*") if path.is_file()]
+    files = [path for path in (folder / f"{step:08d}" / share).rglob("d/*") if path.is_file()]
     return max(files, key=lambda path: path.stat().st_size)
 
 
@@ -102,7 +102,12 @@ def test_one_without_a_manifest_does_not_count(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ['{"step": 2, "arrays"', '{"arrays": []}', '{"arrays": {"key": {"dtype": "uint32"}}}']
+    "text",
+    [
+        '{"step": 2, "shares"',
+        '{"shares": [{"arrays": []}]}',
+        '{"shares": [{"arrays": {"key": {"dtype": "uint32"}}}]}',
+    ],
 )
 def test_a_damaged_manifest_is_passed_over(tmp_path, text):
     checkpoints = save(tmp_path, 1, 2)
@@ -116,7 +121,7 @@ def test_a_manifest_that_promises_another_value_is_passed_over(tmp_path):
     checkpoints = save(tmp_path, 1, 2)
     path = tmp_path / "00000002" / "manifest.json"
     manifest = json.loads(path.read_text())
-    manifest["arrays"]["cursor"]["sha256"] = "0" * 64
+    manifest["shares"][0]["arrays"]["cursor"]["sha256"] = "0" * 64
     path.write_text(json.dumps(manifest))
     assert "digest of cursor" in checkpoints.restore(state(0)).passed_over[0]
 
@@ -145,7 +150,7 @@ def test_saving_after_one_that_does_not_hold_keeps_what_does(tmp_path):
 
 
 def test_what_a_killed_save_left_is_swept(tmp_path):
-    (tmp_path / "00000001" / "arrays").mkdir(parents=True)
+    (tmp_path / "00000001" / "arrays-0").mkdir(parents=True)
     save(tmp_path, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["00000002"]
 
@@ -194,25 +199,60 @@ def test_a_path_that_cannot_be_written_is_said(tmp_path):
 
 
 def test_the_manifest_comes_last_and_names_every_file(tmp_path, monkeypatch):
-    arrays = tmp_path / "00000003" / "arrays"
+    arrays = tmp_path / "00000003" / "arrays-0"
     seen = []
 
     def write(path, content):
-        seen.append({str(file.relative_to(arrays)) for file in files_below(arrays)})
+        seen.append({str(file.relative_to(arrays.parent)) for file in files_below(arrays)})
         write_durably(path, content)
 
     monkeypatch.setattr(checkpoints_module, "write_durably", write)
     save(tmp_path, 3)
     manifest = json.loads((tmp_path / "00000003" / "manifest.json").read_text())
-    assert [{*manifest["files"]}] == seen
-    assert "_METADATA" in seen[0]
-    for name, digest in manifest["files"].items():
-        assert hashlib.sha256((arrays / name).read_bytes()).hexdigest() == digest
+    (share,) = manifest["shares"]
+    assert [{*share["files"]}] == seen
+    assert "arrays-0/_METADATA" in seen[0]
+    for name, digest in share["files"].items():
+        assert hashlib.sha256((arrays.parent / name).read_bytes()).hexdigest() == digest
+
+
+def test_processes_write_a_share_each(tmp_path):
+    """The first cleans the folder, and makes the manifest when all shares are there."""
+    parts = [Checkpoints(tmp_path, process=process, processes=3) for process in range(3)]
+    for step in (1, 2):
+        for part in parts:
+            part.save(step, state(step))
+    for part in parts:
+        part.close()
+    shares = json.loads((tmp_path / "00000002" / "manifest.json").read_text())["shares"]
+    names = [name for share in shares for name in share["arrays"]]
+    assert sorted(names) == ["cursor", "key", "none", "params/half", "params/kernel"]
+    assert all(share["arrays"] and share["files"] for share in shares)
+    assert {path.name for path in (tmp_path / "00000002").iterdir()} == {
+        "manifest.json",
+        "arrays-0",
+        "arrays-1",
+        "arrays-2",
+    }
+    restored = Checkpoints(tmp_path).restore(state(0))  # by another number of processes
+    assert restored.step == 2
+    np.testing.assert_array_equal(restored.state["params"]["kernel"], np.full((3, 4), 2.0))
+    data_file(tmp_path, 2, "arrays-1").write_bytes(b"")
+    assert "its file arrays-1" in Checkpoints(tmp_path).restore(state(0)).passed_over[0]
+
+
+def test_a_share_that_does_not_come_is_named(tmp_path):
+    save(tmp_path, 1)
+    first = Checkpoints(tmp_path, process=0, processes=2, seconds=0.2)
+    first.save(2, state(2))
+    with pytest.raises(CheckpointError, match=r"process 1 has not written its share within 0.2 s"):
+        first.close()
+    assert Checkpoints(tmp_path).restore(state(0)).step == 1
 
 
 def test_each_damaged_file_is_named(tmp_path):
     save(tmp_path, 3)
-    for file in files_below(tmp_path / "00000003" / "arrays"):
+    for file in files_below(tmp_path / "00000003" / "arrays-0"):
         whole = file.read_bytes()
         file.write_bytes(whole + b"x")
         with pytest.raises(CheckpointError, match=f"its file .*{file.name} is damaged"):

@@ -259,7 +259,7 @@ def test_a_checkpoint_that_does_not_hold_is_passed_over_and_named(tmp_path, expe
     train(often, tmp_path / "run", console=quiet)
     expected = losses(tmp_path / "run")
     folder = RunDirectory(tmp_path / "run").checkpoints
-    for path in (folder / f"{STEPS:08d}" / "arrays").rglob("d/*"):
+    for path in (folder / f"{STEPS:08d}" / "arrays-0").rglob("d/*"):
         path.write_bytes(b"")
     train(often, tmp_path / "run", console=quiet)
     said = quiet.export_text()

@@ -10,6 +10,7 @@ import sys
 import time
 
 import jax
+import numpy as np
 import pytest
 
 from jaxcl.training import processes, restore_run
@@ -159,12 +160,10 @@ def test_a_failure_of_one_is_that_of_all(others):
         pass
 
 
-def test_any_of_several(others):
-    assert [processes.any_of(value) for value in (True, False)] == [True, False]
-    others("x")
-    assert processes.any_of(False)
-    others("")
-    assert [processes.any_of(value) for value in (True, False)] == [True, False]
+def test_numbers_are_summed_over_processes(others):
+    assert processes.totals(1, 20) == (1, 20)
+    others("0 3")
+    assert processes.totals(1, 20) == (1, 23)
 
 
 class Fleet:
@@ -233,16 +232,25 @@ def test_processes_train_as_one(fleet, tmp_path):
     """Two of two devices, four of one and one of four; another length is another run."""
     for name, count, devices, mapping in (
         ("two", 2, 2, "shard_map"),
+        ("spread", 2, 2, "shard_map"),
         ("four", 4, 1, "pmap"),
         ("one", 1, 4, "pmap"),
     ):
         options = {index: ["--run.mapping", mapping] for index in range(count)}
+        if name == "spread":  # optimizer and target network, half of them on another process
+            options = {index: [*own, "--run.spread-state"] for index, own in options.items()}
         codes, said = fleet(name, processes=count, devices=devices, options=options).wait()
         assert codes == [0] * count, said
         assert "trained 20 steps" in said[0]
         assert all("trained" not in text for text in said[1:])  # the first speaks
     one = rows(tmp_path / "one")
-    for name in ("two", "four"):
+    for name in ("two", "spread", "four"):
+        last = tmp_path / name / "checkpoints" / "00000020"
+        assert (last / "arrays-1").is_dir()  # all write
+        wanted, found = (restore_run(tmp_path / each).state.params for each in ("one", name))
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, wanted
+        )
         for found, wanted in zip(rows(tmp_path / name), one, strict=True):
             assert found["step"] == wanted["step"]
             for metric in ("loss", "accuracy", "gradient_norm", "effective_rank"):
