@@ -1,10 +1,11 @@
 """Collectives of a compiled program, read from its text."""
 
 import dataclasses
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable
+
+from jaxcl.planning.hlo import Instruction, array_sizes, read_instructions
 
 _KINDS = (
     "all-gather",
@@ -15,17 +16,6 @@ _KINDS = (
     "ragged-all-to-all",
     "reduce-scatter",
 )
-_INSTRUCTION = re.compile(
-    r"^\s*(?:ROOT )?%?(?P<name>[\w.-]+) = (?P<type>.+?) (?P<kind>" + "|".join(_KINDS) + r")"
-    r"(?P<start>-start)?\((?P<rest>.*)$"
-)
-_COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.-]+) \(.*\{$")
-_CALLED = re.compile(
-    r"(?:body|condition|calls|to_apply|true_computation|false_computation)=%?([\w.-]+)"
-)
-_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
-_TIMES = re.compile(r'"?known_trip_count"?:\{"n":"(\d+)"\}')
-_ARRAY = re.compile(r"\b(pred|bf16|[sufc]\d+\w*)\[([\d,]*)\]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,31 +57,15 @@ def find_collectives(text: str) -> list[Collective]:
     Returns:
       One for each exchange, those within loops with the number of their passes.
     """
-    where, entry = "", ""
-    calls: list[tuple[str, str, int]] = []
-    found: list[tuple[str, re.Match[str]]] = []
-    for line in text.splitlines():
-        begin = _COMPUTATION.match(line)
-        if begin:
-            where = begin["name"]
-            entry = where if begin["entry"] else entry
-            continue
-        match = _INSTRUCTION.match(line)
-        if match:
-            found.append((where, match))
-        passes = int(known[1]) if (known := _TIMES.search(line)) else 1
-        names = _CALLED.findall(line)
-        if branches := _BRANCHES.search(line):
-            names += re.findall(r"[\w.-]+", branches[1])
-        calls += [(where, name, passes) for name in names]
-    times_of = _passes(entry, calls)
-    running = [(match, times_of[name]) for name, match in found if times_of[name]]
     chains: dict[str, list[Collective]] = {}
-    for number, (match, times) in enumerate(running):
+    for number, each in enumerate(read_instructions(text)):
+        kind = each.kind.removesuffix("-start")
+        if kind not in _KINDS:
+            continue
         # TPU's compiler cuts one into a chain of fusions, each of which shows it whole.
-        chain = re.search(r'chain_id="(\d+)"', match["rest"])
-        name = f"{match['kind']} {chain[1]}" if chain else str(number)
-        chains.setdefault(name, []).append(_collective(match, times))
+        chain = re.search(r'chain_id="(\d+)"', each.rest)
+        name = f"{kind} {chain[1]}" if chain else str(number)
+        chains.setdefault(name, []).append(_collective(each, kind))
     return [
         dataclasses.replace(chain[0], parts=max(chain[0].parts, len(chain)))
         for chain in chains.values()
@@ -108,38 +82,22 @@ def by_kind(collectives: Iterable[Collective]) -> dict[str, tuple[int, int]]:
     return {kind: (count[kind], size[kind]) for kind in sorted(count)}
 
 
-def _passes(entry: str, calls: list[tuple[str, str, int]]) -> Counter[str]:
-    """How often each computation runs in one of the entry's."""
-    below: dict[str, Counter[str]] = {}
-    for caller, called, passes in calls:
-        below.setdefault(caller, Counter())[called] += passes
-    times: Counter[str] = Counter()
-
-    def visit(name: str, passes: int) -> None:
-        times[name] += passes
-        for called, more in below.get(name, Counter()).items():
-            visit(called, passes * more)
-
-    visit(entry, 1)
-    return times
-
-
-def _collective(match: re.Match[str], times: int) -> Collective:
-    kind, rest = match["kind"], match["rest"]
-    sizes = [_bytes(*array) for array in _ARRAY.findall(match["type"])]
-    if match["start"] and kind in ("all-gather", "collective-permute"):
+def _collective(each: Instruction, kind: str) -> Collective:
+    sizes = array_sizes(each.type)
+    starts = each.kind != kind
+    if starts and kind in ("all-gather", "collective-permute"):
         # What starts one has its operands, as many results, and perhaps what tells of its state.
         arrays = [size for size in sizes if size > 4]
         sizes = arrays[len(arrays) // 2 :]
-    source = re.search(r'op_name="([^"]*)"', rest)
-    parts = 2 if match["start"] else 1
-    return Collective(kind, sum(sizes), _group(rest), times, parts, source[1] if source else "")
-
-
-def _bytes(dtype: str, shape: str) -> int:
-    digits = re.search(r"\d+", dtype)
-    bits = int(digits[0]) if digits else 8
-    return math.prod(int(side) for side in shape.split(",") if side) * bits // 8
+    source = re.search(r'op_name="([^"]*)"', each.rest)
+    return Collective(
+        kind=kind,
+        bytes=sum(sizes),
+        group=_group(each.rest),
+        times=each.times,
+        parts=2 if starts else 1,
+        source=source[1] if source else "",
+    )
 
 
 def _group(rest: str) -> int:

@@ -19,6 +19,7 @@ from jaxcl.data import Record, Source, SourceConfig
 from jaxcl.planning.chips import Slice
 from jaxcl.planning.collectives import Collective, find_collectives
 from jaxcl.planning.flops import count_flops
+from jaxcl.planning.traffic import count_traffic
 from jaxcl.training import Experiment, set_up
 from jaxcl.training.durable_files import write_durably
 from jaxcl.training.errors import UserError
@@ -45,13 +46,14 @@ class Plan:
     memory: float
     """Bytes of main memory that the program takes, its arguments and results included."""
     state: float
-    """Bytes of the training state, part of `memory`; None of it is split over chips."""
+    """Bytes of what a chip has of the training state, part of `memory`."""
     flops: float
     """Of matrix products and convolutions, counted in the program as it was written."""
     compiler_flops: float
     """By the compiler, which counts all arithmetic, and the body of a loop once."""
     bytes_accessed: float
-    """Between chip and main memory, by the compiler; the body of a loop counts once."""
+    """Between chip and main memory, by the compiler, where the body of a loop counts once; for GPUs
+    by `count_traffic`."""
     collectives: tuple[Collective, ...]
     example_bytes: float
     """Of one example, as the host sends it to the chips."""
@@ -76,7 +78,7 @@ class Plan:
     def sending_seconds(self) -> float:
         """Of what a chip has to send to others, over all its links at once."""
         sent = sum(each.sent(self.slice.chips) for each in self.collectives)
-        return sent / self.slice.chip.sending
+        return sent / self.slice.sending
 
     @property
     def step_seconds(self) -> tuple[float, float]:
@@ -178,24 +180,48 @@ def plan(
         evaluate=None,
     )
     setup = set_up(changed, where.devices())
-    state = setup.placed_shapes()
     batch = setup.devices.split_shapes(setup.batch_shapes())
-    traced = setup.step.trace(state, batch)
+    return plan_step(setup.step, setup.placed_shapes(), batch, where, batch_size=size, say=say)
+
+
+def plan_step(
+    step: Any,
+    state: Any,
+    batch: Any,
+    where: Slice,
+    *,
+    batch_size: int,
+    say: Callable[[str], None] = lambda text: None,
+) -> Plan:
+    """As `plan`, of any jitted step(state, batch).
+
+    Args:
+      step: from `jax.jit`, over the devices of `where`.
+      state: shapes, types and shardings over these devices, as `jax.ShapeDtypeStruct`s.
+      batch: likewise.
+      where: the slice.
+      batch_size: examples of the whole batch.
+      say: told what is about to take long.
+
+    Returns:
+      The plan.
+    """
+    traced = step.trace(state, batch)
     lowered = traced.lower()
     figures = _cached(
         _digest(where, lowered.as_text()),
-        lambda: _compile(lowered, lambda: say(f"compiling for {where.name}, batch {size:,}")),
+        lambda: _compile(lowered, lambda: say(f"compiling for {where.name}, batch {batch_size:,}")),
     )
     return Plan(
         slice=where,
-        batch_size=size,
+        batch_size=batch_size,
         memory=figures["memory"],
-        state=float(sum(x.size * x.dtype.itemsize for x in _leaves(state))),
+        state=float(sum(map(_bytes_here, _leaves(state)))),
         flops=count_flops(traced.jaxpr),
         compiler_flops=figures["flops"],
         bytes_accessed=figures["bytes_accessed"],
         collectives=tuple(Collective(**each) for each in figures["collectives"]),
-        example_bytes=sum(x.size * x.dtype.itemsize for x in _leaves(batch)) / size,
+        example_bytes=sum(x.size * x.dtype.itemsize for x in _leaves(batch)) / batch_size,
         compile_seconds=figures["compile_seconds"],
     )
 
@@ -286,6 +312,7 @@ def _compile(lowered: Any, announce: Callable[[], None]) -> dict[str, Any]:
         nothing: dict[str, Any] = {"flops": np.nan, "bytes_accessed": np.nan, "collectives": []}
         return nothing | {"memory": needed, "compile_seconds": time.perf_counter() - start}
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
+    text = compiled.as_text() or ""
     return {
         "memory": float(
             memory.argument_size_in_bytes
@@ -295,10 +322,8 @@ def _compile(lowered: Any, announce: Callable[[], None]) -> dict[str, Any]:
             + memory.generated_code_size_in_bytes
         ),
         "flops": float(cost.get("flops", np.nan)),
-        "bytes_accessed": float(cost.get("bytes accessed", np.nan)),
-        "collectives": [
-            dataclasses.asdict(each) for each in find_collectives(compiled.as_text() or "")
-        ],
+        "bytes_accessed": float(cost.get("bytes accessed") or count_traffic(text)),
+        "collectives": [dataclasses.asdict(each) for each in find_collectives(text)],
         "compile_seconds": time.perf_counter() - start,
     }
 
@@ -313,7 +338,8 @@ def _needed(text: str) -> float | None:
 
 def _digest(where: Slice, text: str) -> str:
     flags = [os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")]
-    compiler = f"{_FORMAT} {version('jax')} {version('libtpu')} {where.name} {flags}"
+    package = "jax-cuda13-pjrt" if where.chip.is_gpu else "libtpu"
+    compiler = f"{_FORMAT} {version('jax')} {version(package)} {where.name} {flags}"
     return hashlib.sha256(f"{compiler}\n{text}".encode()).hexdigest()[:32]
 
 
@@ -328,6 +354,11 @@ def _cached(key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_durably(path, json.dumps(made))
     return made
+
+
+def _bytes_here(x: Any) -> int:
+    """Of what one device has of an array."""
+    return math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
 
 
 def _leaves(tree: Any) -> list[Any]:
