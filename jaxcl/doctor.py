@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcl.planning.chips import CHIPS
+from jaxcl.planning.chips import chip_of
 
 _PACKAGES = (
     "jaxcl",
@@ -24,7 +24,6 @@ _PACKAGES = (
     "jax-cuda13-plugin",
     "jax-cuda12-plugin",
 )
-_KINDS = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v6 lite": "v6e"}
 _HURTS = {
     "JAX_DISABLE_JIT": "runs every operation by itself",
     "JAX_DEBUG_NANS": "runs every program that finds a NaN again, operation by operation",
@@ -65,7 +64,7 @@ def examine(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
         },
         "copy_bytes": _copy_bytes(2**26 if device.platform == "cpu" else 2**29),
     }
-    chip = CHIPS.get(_KINDS.get(device.device_kind, ""))
+    chip = chip_of(device.device_kind)
     if chip is not None:
         found["peak_flops"], found["peak_bytes"] = chip.flops, chip.memory_bandwidth
     return found | {"advice": _advice(found, environment)}

@@ -33,6 +33,8 @@ class Chip:
     """Slices of up to 512 chips."""
     source: str
     """Where the figures are from, but the memory's of TPUs."""
+    device_kind: str = ""
+    """What jax calls it."""
     per_host: int = 4
     """Chips of a machine."""
     sending_between_hosts: float | None = None
@@ -49,10 +51,10 @@ CHIPS = {
     chip.name: chip
     for chip in (
         # Sending: half of what is published as bidirectional; v4 by its links, 6 of 50 GB/s.
-        Chip("v4", 275e12, 30.75 * _GIB, 1.2e12, 300e9, _DEEP, _DOCS + "v4"),
-        Chip("v5e", 197e12, 15.75 * _GIB, 819e9, 200e9, _FLAT, _DOCS + "v5e"),
-        Chip("v5p", 459e12, 95.73 * _GIB, 2.765e12, 600e9, _DEEP, _DOCS + "v5p"),
-        Chip("v6e", 918e12, 31.24 * _GIB, 1.638e12, 400e9, _FLAT, _DOCS + "v6e"),
+        Chip("v4", 275e12, 30.75 * _GIB, 1.2e12, 300e9, _DEEP, _DOCS + "v4", "TPU v4"),
+        Chip("v5e", 197e12, 15.75 * _GIB, 819e9, 200e9, _FLAT, _DOCS + "v5e", "TPU v5 lite"),
+        Chip("v5p", 459e12, 95.73 * _GIB, 2.765e12, 600e9, _DEEP, _DOCS + "v5p", "TPU v5"),
+        Chip("v6e", 918e12, 31.24 * _GIB, 1.638e12, 400e9, _FLAT, _DOCS + "v6e", "TPU v6 lite"),
         # Three quarters of its memory, what jax takes by itself; one 400 Gbit/s adapter for each.
         Chip(
             name="h100",
@@ -62,11 +64,17 @@ CHIPS = {
             sending=450e9,
             shapes=_HOSTS,
             source="https://www.nvidia.com/en-us/data-center/h100/ (SXM, dense)",
+            device_kind="NVIDIA H100 80GB HBM3",
             per_host=8,
             sending_between_hosts=50e9,
         ),
     )
 }
+
+
+def chip_of(device_kind: str) -> Chip | None:
+    """The chip that jax calls so, as in `jax.devices()[0].device_kind`; None: not known here."""
+    return next((chip for chip in CHIPS.values() if chip.device_kind == device_kind), None)
 
 
 # What XLA's compiler asks about a GPU, as XLA describes an H100 SXM.

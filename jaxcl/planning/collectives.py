@@ -2,8 +2,7 @@
 
 import dataclasses
 import re
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from jaxcl.planning.hlo import Instruction, array_sizes, read_instructions
 
@@ -16,6 +15,8 @@ _KINDS = (
     "ragged-all-to-all",
     "reduce-scatter",
 )
+
+_KERNELS = {"convolution", "custom-call", "dot", "fusion"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +31,9 @@ class Collective:
     """How many devices take part in each exchange; 0: all."""
     times: int
     """How often it runs in a call of the program."""
-    parts: int
-    """Instructions that it is cut into, so that others run meanwhile: on TPU, compute that is fused
-    with it. 1: nothing runs meanwhile, 2: what stands between its start and its end."""
+    beside: int
+    """Kernels that run meanwhile: on TPU those that it is cut up and fused with, elsewhere those
+    between its start and its end. 0: all wait for it."""
     source: str
     """The JAX operation that it came from, as far as the compiler kept it."""
 
@@ -57,35 +58,66 @@ def find_collectives(text: str) -> list[Collective]:
     Returns:
       One for each exchange, those within loops with the number of their passes.
     """
+    instructions = read_instructions(text)
     chains: dict[str, list[Collective]] = {}
-    for number, each in enumerate(read_instructions(text)):
+    for place, each in enumerate(instructions):
         kind = each.kind.removesuffix("-start")
         if kind not in _KINDS:
             continue
         # TPU's compiler cuts one into a chain of fusions, each of which shows it whole.
         chain = re.search(r'chain_id="(\d+)"', each.rest)
-        name = f"{kind} {chain[1]}" if chain else str(number)
-        chains.setdefault(name, []).append(_collective(each, kind))
+        name = f"{kind} {chain[1]}" if chain else str(place)
+        beside = 0 if kind == each.kind else _kernels_until_done(instructions[place:])
+        chains.setdefault(name, []).append(_collective(each, kind, beside))
     return [
-        dataclasses.replace(chain[0], parts=max(chain[0].parts, len(chain)))
+        dataclasses.replace(chain[0], beside=len(chain)) if len(chain) > 1 else chain[0]
         for chain in chains.values()
     ]
 
 
-def by_kind(collectives: Iterable[Collective]) -> dict[str, tuple[int, int]]:
-    """Of each kind how many run, and their bytes in all."""
-    count: Counter[str] = Counter()
-    size: Counter[str] = Counter()
+@dataclasses.dataclass(frozen=True)
+class Exchanges:
+    """All collectives of one kind."""
+
+    count: int
+    """How many run."""
+    bytes: int
+    """Of all their results."""
+    bytes_beside: int
+    """Of those that other kernels run beside."""
+
+
+def by_kind(collectives: Iterable[Collective]) -> dict[str, Exchanges]:
+    """The collectives of each kind together."""
+    kinds: dict[str, list[Collective]] = {}
     for each in collectives:
-        count[each.kind] += each.times
-        size[each.kind] += each.times * each.bytes
-    return {kind: (count[kind], size[kind]) for kind in sorted(count)}
+        kinds.setdefault(each.kind, []).append(each)
+    return {
+        kind: Exchanges(
+            sum(each.times for each in some),
+            sum(each.times * each.bytes for each in some),
+            sum(each.times * each.bytes for each in some if each.beside),
+        )
+        for kind, some in sorted(kinds.items())
+    }
 
 
-def _collective(each: Instruction, kind: str) -> Collective:
+def _kernels_until_done(instructions: Sequence[Instruction]) -> int:
+    """How many kernels run from the first of these, a start, to its end."""
+    start, count = instructions[0], 0
+    for each in instructions[1:]:
+        if each.where != start.where:
+            break
+        if each.kind.endswith("-done") and re.search(rf"%{re.escape(start.name)}\b", each.rest):
+            return count
+        count += each.kind in _KERNELS
+    return count
+
+
+def _collective(each: Instruction, kind: str, beside: int) -> Collective:
     sizes = array_sizes(each.type)
     starts = each.kind != kind
-    if starts and kind in ("all-gather", "collective-permute"):
+    if starts and kind != "all-reduce":
         # What starts one has its operands, as many results, and perhaps what tells of its state.
         arrays = [size for size in sizes if size > 4]
         sizes = arrays[len(arrays) // 2 :]
@@ -95,7 +127,7 @@ def _collective(each: Instruction, kind: str) -> Collective:
         bytes=sum(sizes),
         group=_group(each.rest),
         times=each.times,
-        parts=2 if starts else 1,
+        beside=beside,
         source=source[1] if source else "",
     )
 

@@ -24,7 +24,7 @@ from jaxcl.training import Experiment, set_up
 from jaxcl.training.durable_files import write_durably
 from jaxcl.training.errors import UserError
 
-_FORMAT = 2  # of what is kept; another one for each change of what is read from a program
+_FORMAT = 3  # of what is kept; another one for each change of what is read from a program
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE = r"([\d.]+)([KMGT]?)i?B?"
 _OUT_OF_MEMORY = (

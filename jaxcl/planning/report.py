@@ -1,5 +1,6 @@
 """Plans as a table, as data, and as a picture."""
 
+import dataclasses
 import io
 import math
 from collections.abc import Sequence
@@ -29,8 +30,8 @@ def to_json(plans: Sequence[Plan]) -> list[dict[str, Any]]:
             "compiler_flops": each.compiler_flops,
             "bytes_accessed": each.bytes_accessed,
             "collectives": {
-                kind: {"count": count, "bytes": size}
-                for kind, (count, size) in by_kind(each.collectives).items()
+                kind: dataclasses.asdict(exchanges)
+                for kind, exchanges in by_kind(each.collectives).items()
             },
             "compute_seconds": each.compute_seconds,
             "memory_seconds": each.memory_seconds,
@@ -74,7 +75,9 @@ def report(plans: Sequence[Plan]) -> str:
     for each in plans:
         if kinds := by_kind(each.collectives):
             found = ", ".join(
-                f"{count} {kind} of {_scaled(size, 'B')}" for kind, (count, size) in kinds.items()
+                f"{one.count} {kind} of {_scaled(one.bytes, 'B')} "
+                f"({one.bytes_beside / max(one.bytes, 1):.0%} beside compute)"
+                for kind, one in kinds.items()
             )
             lines.append(f"{each.slice.name}, batch {each.batch_size:,}: {found}")
     lines += [refusal(each) for each in plans if not each.fits]

@@ -8,7 +8,7 @@ from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
 from jaxcl.planning import find_collectives
-from jaxcl.planning.collectives import by_kind
+from jaxcl.planning.collectives import Exchanges, by_kind
 
 # ruff: noqa: E501
 TEXT = """HloModule jit_step, is_scheduled=true
@@ -37,7 +37,9 @@ ENTRY %main (x: f32[2]) -> f32[2] {
   %loop = (s32[], f32[8,4]) while(%tuple), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"3"}}
   %both = (f32[6]{0}, pred[2,3]{1,0}) all-reduce(%p, %q), replica_groups=[4,2]<=[8], to_apply=%add, metadata={op_name="jit(step)/psum"}
   %start = (f32[4]{0}, f32[16]{0}, u32[], u32[]) all-gather-start(%x), replica_groups={{0,1,2,3}}, dimensions={0}
+  %meanwhile = f32[2]{0} fusion(%x), kind=kLoop, calls=%add
   %done = f32[16]{0} all-gather-done(%start)
+  %after = f32[2]{0} fusion(%x), kind=kLoop, calls=%add
   %fusion.1 = bf16[8]{0} fusion(%x), kind=kLoop, calls=%first
   %fusion.2 = bf16[8]{0} fusion(%x), kind=kLoop, calls=%second
 }
@@ -53,8 +55,10 @@ def test_kinds_sizes_groups_and_passes():
     assert (reduce.bytes, reduce.times, reduce.group) == (6 * 4 + 6, 1, 2)
     assert reduce.source == "jit(step)/psum"
     whole, cut = [each for each in find_collectives(TEXT) if each.kind == "all-gather"]
-    assert sorted([(whole.bytes, whole.parts), (cut.bytes, cut.parts)]) == [(16, 2), (64, 2)]
-    assert by_kind(find_collectives(TEXT))["collective-permute"] == (3, 384)
+    assert sorted([(whole.bytes, whole.beside), (cut.bytes, cut.beside)]) == [(16, 2), (64, 1)]
+    kinds = by_kind(find_collectives(TEXT))
+    assert kinds["collective-permute"] == Exchanges(3, 384, 0)
+    assert kinds["all-gather"] == Exchanges(2, 80, 80)
 
 
 def test_what_a_device_has_to_send():
