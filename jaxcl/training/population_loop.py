@@ -249,6 +249,8 @@ def _run_steps(
                 if stopping is not None:
                     bar.say(f"{stopping.name}: saved after step {step}")
                     break
+                if not batches.ready:  # only what the device waits, its steps done, is waiting
+                    jax.block_until_ready(metrics)
         except DataError:
             if step > start:
                 save(step, state)
