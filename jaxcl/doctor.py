@@ -1,7 +1,6 @@
 """What jaxcl finds on a machine: devices, versions, speed, and what to change."""
 
 import importlib.metadata
-import math
 import os
 import platform
 import time
@@ -12,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.planning.chips import chip_of
+from jaxcl.training.devices import device_memory
 
 _PACKAGES = (
     "jaxcl",
@@ -54,7 +54,7 @@ def examine(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
         "device_kind": device.device_kind,
         "devices": jax.device_count(),
         "cores": cores,
-        "memory": _memory(device),
+        "memory": device_memory(device),
         "flags": {
             name: environment[name] for name in ("XLA_FLAGS", *_HURTS) if name in environment
         },
@@ -135,16 +135,6 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _memory(device: jax.Device) -> float:
-    """Bytes of a device; of a CPU, of the machine."""
-    stats = device.memory_stats() or {}
-    if "bytes_limit" in stats:
-        return float(stats["bytes_limit"])
-    if hasattr(os, "sysconf"):
-        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    return math.nan
 
 
 def _matmul_flops(dtype: str, size: int) -> float:

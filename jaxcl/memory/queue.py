@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jaxcl.similarity import AxisName, axis_size, gather_rows, l2_normalize
 from jaxcl.similarity.checks import check_at_least_one, check_embeddings, check_integers
 
+_MOST_ROWS = 2**31 - 1
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +61,8 @@ def init_queue(
       (4096, 128)
     """
     check_at_least_one(size=size, dim=dim)
+    if size > _MOST_ROWS:
+        raise ValueError(f"size is {size}, but rows are counted in int32: at most {_MOST_ROWS}")
     rows = l2_normalize(jax.random.normal(key, (size, dim)))
     unknown = jnp.full(size, -1, jnp.int32)
     return Queue(

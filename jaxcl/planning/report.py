@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 from jaxcl.planning.collectives import by_kind
 from jaxcl.planning.plans import Plan
+from jaxcl.training.errors import TAKES_LESS_MEMORY
 
 
 def to_json(plans: Sequence[Plan]) -> list[dict[str, Any]]:
@@ -94,9 +95,8 @@ def refusal(each: Plan) -> str:
     over = each.memory - each.slice.chip.memory
     return (
         f"{each.slice.name}, batch {each.batch_size:,} does not fit: {_scaled(each.memory, 'B')} "
-        f"of {_scaled(each.slice.chip.memory, 'B')} a chip, {_scaled(over, 'B')} too many. What "
-        "takes less: a smaller batch (--largest finds the largest), more chips, "
-        "--method.encoder.dtype bfloat16, --run.micro-batch"
+        f"of {_scaled(each.slice.chip.memory, 'B')} a chip, {_scaled(over, 'B')} too many: "
+        f"{TAKES_LESS_MEMORY} (--largest finds the largest batch that fits)"
     )
 
 

@@ -1,6 +1,8 @@
 """Devices: the one place where a per-device step becomes a program over all of them."""
 
 import dataclasses
+import math
+import os
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Literal
@@ -140,6 +142,16 @@ def choose_devices(count: int | None = None) -> tuple[jax.Device, ...]:
             "On a CPU, XLA_FLAGS=--xla_force_host_platform_device_count=8 makes eight"
         )
     return tuple(devices[:count])
+
+
+def device_memory(device: jax.Device) -> float:
+    """Bytes of a device; of a CPU, of the machine. NaN where nobody says."""
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return float(stats["bytes_limit"])
+    if device.platform == "cpu" and hasattr(os, "sysconf"):
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return math.nan
 
 
 def check_batch_size(batch_size: int, devices: int) -> None:

@@ -1,5 +1,11 @@
 """Errors that a user can mend: the command line prints them without a traceback."""
 
+TAKES_LESS_MEMORY = (
+    "less is taken by a smaller batch, more devices, --method.encoder.dtype bfloat16, "
+    "--method.encoder.remat products (or blocks), --run.micro-batch, and of the state by "
+    "--run.spread-state --run.mapping shard_map"
+)
+
 
 class UserError(ValueError):
     """Something in the experiment, its data or its files is not as it must be.

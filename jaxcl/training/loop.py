@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,8 @@ from rich.console import Console
 from jaxcl.data import Batches, prefetch
 from jaxcl.training.checkpoints import Checkpoints
 from jaxcl.training.config_json import differences, to_data
-from jaxcl.training.errors import DataError
+from jaxcl.training.devices import device_memory
+from jaxcl.training.errors import TAKES_LESS_MEMORY, DataError, UserError
 from jaxcl.training.experiment import Experiment
 from jaxcl.training.observers import (
     MetricsFile,
@@ -90,7 +92,7 @@ def train(
         setup = set_up(experiment)
     _agree(setup)
     files, run = RunDirectory(directory), experiment.run
-    with StopRequest() as stop, contextlib.ExitStack() as closing:
+    with StopRequest() as stop, what_does_not_fit(setup), contextlib.ExitStack() as closing:
         notices = setup.notices
         with all_or_none():
             if first:
@@ -134,6 +136,38 @@ def train(
         closing.callback(tracer.close)
         step = _run_steps(setup, state, start, checkpoints, stop, bar, observe, replaced, tracer)
     return Outcome(step, setup.total_steps, stop.signal, tuple(verdict.alarms))
+
+
+@contextlib.contextmanager
+def what_does_not_fit(setup: Setup) -> Iterator[None]:
+    """Says of a device that has too little memory what would fit.
+
+    Raises:
+      UserError: at once where the state alone is too large; later with what was wanted in the
+        compiler's or the allocator's words.
+    """
+    state = sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+        for x in jax.tree.leaves(setup.placed_shapes())
+    )
+    memory = device_memory(jax.local_devices()[0])
+    if state > memory:
+        raise UserError(
+            f"the state takes {state / 1e9:.1f} GB of each device, which has {memory / 1e9:.1f}: "
+            "take a smaller encoder, queue or bank, or spread it over more devices by "
+            "--run.spread-state --run.mapping shard_map"
+        )
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        said = str(error).splitlines()[0].partition("RESOURCE_EXHAUSTED: ")[2][:200].rstrip(". ")
+        raise UserError(
+            f"batch {setup.experiment.train.batch_size} over {len(setup.devices.devices)} devices "
+            f"does not fit into their memory ({said}; the state alone is {state / 1e9:.2f} GB): "
+            f"{TAKES_LESS_MEMORY}"
+        ) from error
 
 
 def _agree(setup: Setup) -> None:
@@ -209,7 +243,8 @@ def _run_steps(
                 if saving and logged is not None:
                     observe(clock.row(*logged, batches.waited_seconds, step))  # may refuse to go on
                     logged = None
-                    checkpoints.save(step, setup.fetch(state))
+                    with clock.saving():
+                        checkpoints.save(step, setup.fetch(state))
                 bar.advance(step)
                 if stopping is not None:
                     bar.say(f"{stopping.name}: saved after step {step}")
@@ -264,12 +299,20 @@ def _placing(setup: Setup) -> Callable[[dict[str, np.ndarray]], tuple[Any, np.nd
 
 
 class Clock:
-    """Rates between one row of the log and the next."""
+    """Rates, and where the time went, between one row of the log and the next."""
 
     def __init__(self, setup: Setup, start: int) -> None:
         self._setup = setup
         self._time, self._waited, self._done = time.monotonic(), 0.0, start
-        self._rates = {"examples_per_second": 0.0, "step_seconds": 0.0, "waiting_share": 0.0}
+        self._saving = 0.0
+        self._rates: Row = {}
+
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        """Counts the time within as that of a checkpoint, which the devices wait for."""
+        began = time.monotonic()
+        yield
+        self._saving += time.monotonic() - began
 
     def row(
         self, step: int, metrics: dict[str, jax.Array], replaced: int, waited: float, done: int
@@ -280,12 +323,16 @@ class Clock:
         if done > self._done:  # else the last row has just been, and its rates are the latest
             seconds = max(now - self._time, 1e-9)
             examples = (done - self._done) * self._setup.experiment.train.batch_size
+            waiting = min((waited - self._waited) / seconds, 1.0)
+            saving = min(self._saving / seconds, 1.0 - waiting)
             self._rates = {
                 "examples_per_second": examples / seconds,
                 "step_seconds": seconds / (done - self._done),
-                "waiting_share": min((waited - self._waited) / seconds, 1.0),
+                "computing_share": 1.0 - waiting - saving,
+                "waiting_share": waiting,
+                "saving_share": saving,
             }
-            self._time, self._waited, self._done = now, waited, done
+            self._time, self._waited, self._done, self._saving = now, waited, done, 0.0
         return {
             "step": step,
             "epoch": step / self._setup.steps_per_epoch,

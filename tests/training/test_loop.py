@@ -12,7 +12,7 @@ from conftest import make_experiment
 
 from jaxcl import augment, data, encoders, methods, training
 from jaxcl.encoders.norm import BatchNorm
-from jaxcl.training import Run, RunDirectory, Train, UserError, read_metrics, train
+from jaxcl.training import Run, RunDirectory, Train, UserError, loop, read_metrics, train
 from jaxcl.training.checkpoints import Checkpoints
 from jaxcl.training.run_directory import RunLock
 from jaxcl.training.state import name_leaves
@@ -431,3 +431,37 @@ def test_of_many_images_that_do_not_decode_a_few_are_named(tmp_path, experiment,
     assert said.count("does not decode") == 5
     assert said.count("more images do not decode") == 1
     assert read_metrics(RunDirectory(tmp_path / "run").metrics)[-1]["replaced_images"] == 4 * 8
+
+
+def test_a_state_that_cannot_fit_is_refused_with_its_size(tmp_path, experiment, quiet, monkeypatch):
+    monkeypatch.setattr(loop, "device_memory", lambda device: 1000.0)
+    with pytest.raises(UserError, match=r"the state takes 0.0 GB of each device, which has 0.0: "):
+        train(experiment, tmp_path / "run", console=quiet)
+    method = dataclasses.replace(experiment.method, queue_size=4_000_000_000)
+    with pytest.raises(UserError, match="size is 4000000000, but rows are counted in int32"):
+        training.set_up(dataclasses.replace(experiment, method=method))
+
+
+def test_a_device_without_memory_is_said_with_what_takes_less(experiment):
+    setup = training.set_up(experiment)
+    said = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 3.41GiB.\nAnd more lines"
+    with (
+        pytest.raises(
+            UserError, match=r"batch 64 over 1 devices does not fit .*\(Out of memory .*"
+        ),
+        loop.what_does_not_fit(setup),
+    ):
+        raise jax.errors.JaxRuntimeError(said)
+    with pytest.raises(jax.errors.JaxRuntimeError), loop.what_does_not_fit(setup):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+
+def test_the_log_says_where_the_time_went(tmp_path, experiment, quiet):
+    often = dataclasses.replace(experiment.run, checkpoint_every=3)
+    train(dataclasses.replace(experiment, run=often), tmp_path / "run", console=quiet)
+    rows = read_metrics(RunDirectory(tmp_path / "run").metrics)
+    shares = [[row[f"{part}_share"] for part in ("computing", "waiting", "saving")] for row in rows]
+    np.testing.assert_allclose(np.sum(shares, axis=1), 1)
+    saving = {row["step"]: row["saving_share"] for row in rows}
+    assert saving[4] > 0  # after the checkpoint of step 3
+    assert saving[3] == 0
