@@ -6,6 +6,8 @@ import json
 import jax
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from jaxcl import augment, encoders, methods, planning, training
 from jaxcl.cli import main
@@ -76,6 +78,33 @@ def test_a_plan_says_what_the_step_takes(experiment):
     gradients = [each for each in found.collectives if each.kind == "all-reduce"]
     assert max(each.bytes for each in gradients) >= 4 * parameters
     assert found.fits
+
+
+def test_what_is_spread_counts_once_over_all_chips(experiment):
+    whole = planning.plan(experiment, here())
+    spread = dataclasses.replace(experiment.run, spread_state=True)
+    found = planning.plan(dataclasses.replace(experiment, run=spread), here())
+    params = training.set_up(experiment, jax.devices()[:1]).state_shapes.params
+    each = sum(4 * x.size for x in jax.tree.leaves(params))
+    # Of velocity and target network a chip has a quarter, each array rounded up.
+    assert whole.state - found.state == pytest.approx(2 * each * 3 / 4, rel=0.02)
+    assert "reduce-scatter" in planning.report([found])
+
+
+def test_any_step_can_be_planned():
+    mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
+
+    def step(state, batch):
+        return state + jax.lax.psum((batch @ state).sum(), "d"), 0.0
+
+    mapped = jax.shard_map(
+        step, mesh=mesh, in_specs=(P(), P("d")), out_specs=(P(), P()), check_vma=False
+    )
+    state = jax.ShapeDtypeStruct((64, 8), np.float32, sharding=NamedSharding(mesh, P()))
+    batch = jax.ShapeDtypeStruct((16, 64), np.float32, sharding=NamedSharding(mesh, P("d")))
+    found = planning.plan_step(jax.jit(mapped), state, batch, here(), batch_size=16)
+    assert (found.flops, found.state) == (2 * 4 * 64 * 8, 4 * 64 * 8)
+    assert [each.kind for each in found.collectives] == ["all-reduce"]
 
 
 def test_times_are_quotients_of_the_figures(experiment):
