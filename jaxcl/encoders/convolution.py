@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.extend
 import jax.numpy as jnp
+from jax.interpreters import ad, batching, mlir
 
 _NUMBERS = ("NHWC", "HWIO", "NHWC")
 
@@ -101,15 +103,30 @@ def once(x: jax.Array) -> jax.Array:
     operations are fused, but a division is never repeated; so there it is divided by a 1 that no
     compiler sees through.
     """
+    return _once.bind(x)
+
+
+def _kept(x: jax.Array) -> jax.Array:
     if not x.size:
         return x
     return jax.lax.platform_dependent(x, cpu=_by_one, default=_itself)
 
 
 def _by_one(x: jax.Array) -> jax.Array:
-    first = jax.lax.stop_gradient(x[(0,) * x.ndim])
-    return x / jnp.where(jnp.isnan(first), 1, jnp.exp(jnp.minimum(jnp.abs(first), 0)))
+    first = x[(0,) * x.ndim]
+    one = jnp.where(jnp.isnan(first), 1, jnp.exp(jnp.minimum(jnp.abs(first), 0))).astype(x.dtype)
+    # Read by nothing else, the 1 might become a factor, and products are repeated.
+    return jnp.where(x > jnp.inf, one, x / one)
 
 
 def _itself(x: jax.Array) -> jax.Array:
     return x
+
+
+# An operation of its own, for a gradient to be divided by a 1 that hangs on the gradient.
+_once = jax.extend.core.Primitive("once")
+_once.def_impl(jax.jit(_kept))
+_once.def_abstract_eval(lambda x: x)
+ad.deflinear(_once, lambda gradient: [once(gradient)])
+batching.defvectorized(_once)
+mlir.register_lowering(_once, mlir.lower_fun(_kept, multiple_results=False))

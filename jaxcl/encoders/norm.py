@@ -10,6 +10,8 @@ from jaxcl.encoders.convolution import once
 
 _FEW = 64
 """Values of a channel up to which batch statistics are taken in two passes."""
+_UNROLLED = 16
+"""Most rows that are summed at once."""
 
 
 class BatchNorm(nn.Module):
@@ -83,31 +85,28 @@ class BatchNorm(nn.Module):
     def _batch_statistics(
         self, x: jax.Array, near: jax.Array, axis_name: str | None
     ) -> tuple[jax.Array, jax.Array, int]:
-        """Mean and biased variance, [C] or [groups, C], and how many values each rests on."""
-        if self.groups is not None:
-            if x.shape[0] % self.groups:
-                raise ValueError(
-                    f"BatchNorm: {self.groups} groups do not divide a device's batch of "
-                    f"{x.shape[0]}; choose a divisor, or groups=None for the whole batch"
-                )
-            x = x.reshape(self.groups, x.shape[0] // self.groups, *x.shape[1:])
-        axes = tuple(range(0 if self.groups is None else 1, x.ndim - 1))
-        count = x.size // (x.shape[-1] * (self.groups or 1))
+        """Mean and biased variance, [groups, C], and how many values each rests on."""
+        if self.groups is not None and x.shape[0] % self.groups:
+            raise ValueError(
+                f"BatchNorm: {self.groups} groups do not divide a device's batch of "
+                f"{x.shape[0]}; choose a divisor, or groups=None for the whole batch"
+            )
+        x = _folded(x.astype(jnp.float32), self.groups or 1)
+        count = x.size // (x.shape[0] * x.shape[-1])
         crosses = self.groups is None and axis_name is not None
         # Both moments in one pass over x and one exchange. E[d^2] - E[d]^2 cancels where the mean
         # is large beside the deviation: so d is from the running mean, which is soon near, or, as
         # that of a few values may be anywhere and costs nothing to see first, from their own.
-        x = x.astype(jnp.float32)
+        near = near[None]
         if count <= _FEW and not crosses:
-            near = jax.lax.stop_gradient(x.mean(axes, keepdims=True))
-        sums = jnp.stack([_sums(x, axes), _sums(jnp.square(x - near), axes)])
-        moments = sums / count
+            near = jax.lax.stop_gradient(x.mean((1, 2, 3)))
+        deviations = x - near[:, None, None, None]
+        moments = jnp.stack([_sums(x), _sums(jnp.square(deviations))]) / count
         if crosses:
             moments = jax.lax.pmean(moments, axis_name)
             count *= jax.lax.axis_size(axis_name)
         mean, square = moments
-        offset = mean - near.reshape(mean.shape if near.ndim > 1 else near.shape)
-        return mean, jnp.maximum(square - jnp.square(offset), 0), count
+        return mean, jnp.maximum(square - jnp.square(mean - near), 0), count
 
     def _update_running(
         self,
@@ -119,10 +118,9 @@ class BatchNorm(nn.Module):
         axis_name: str | None,
     ) -> None:
         var = var * (count / max(count - 1, 1))
-        if self.groups is not None:
-            mean, var = mean.mean(0), var.mean(0)
-            if axis_name is not None:
-                mean, var = jax.lax.pmean((mean, var), axis_name)
+        mean, var = mean.mean(0), var.mean(0)
+        if self.groups is not None and axis_name is not None:
+            mean, var = jax.lax.pmean((mean, var), axis_name)
         keep = self.momentum
         running_mean.value = keep * running_mean.value + (1 - keep) * jax.lax.stop_gradient(mean)
         running_var.value = keep * running_var.value + (1 - keep) * jax.lax.stop_gradient(var)
@@ -131,30 +129,28 @@ class BatchNorm(nn.Module):
 def _scale_and_shift(x: jax.Array, multiplier: jax.Array, offset: jax.Array) -> jax.Array:
     """x * multiplier + offset in float32, with one [C] for all rows or [groups, C] for consecutive
     groups of them."""
-    if multiplier.ndim == 1:
-        return x * _spread(multiplier, x.shape, 1) + _spread(offset, x.shape, 1)
-    groups, channels = multiplier.shape
-    grouped = x.reshape(groups, x.shape[0] // groups, *x.shape[1:])
-
-    def of_groups(values: jax.Array) -> jax.Array:
-        aligned = values.reshape(groups, *(1,) * (grouped.ndim - 2), channels)
-        return _spread(aligned, grouped.shape, 2)
-
-    return (grouped * of_groups(multiplier) + of_groups(offset)).reshape(x.shape)
+    multiplier, offset = jnp.atleast_2d(multiplier), jnp.atleast_2d(offset)
+    folded = _folded(x, len(multiplier))
+    return (folded * _spread(multiplier, folded) + _spread(offset, folded)).reshape(x.shape)
 
 
-def _sums(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """Sums over rows and places, first down the columns of images: on CPU a short sum of long rows
-    is several times as fast as one long sum for each channel."""
-    rows, *places = axes
-    if not places:
-        return x.sum(rows)
+def _folded(x: jax.Array, groups: int) -> jax.Array:
+    """[N, ..., W, C] as [groups, rows, few rows, W, C], for `_sums`."""
+    width = x.shape[-2] if x.ndim > 2 else 1
+    rows = x.size // (groups * width * x.shape[-1])
+    few = next((each for each in range(_UNROLLED, 1, -1) if rows % each == 0), 1)
+    return x.reshape(groups, rows // few, few, width, x.shape[-1])
+
+
+def _sums(folded: jax.Array) -> jax.Array:
+    """[groups, C] sums, first of few rows: XLA's compiler for CPU takes one channel after another,
+    but a sum that is short enough to be unrolled for several channels at once, 5 times as fast."""
     # `once` keeps the compiler from making one sum of the two again.
-    return once(x.sum(places[0], keepdims=True)).sum(axes)
+    return once(folded.sum(2)).sum((1, 2))
 
 
-def _spread(values: jax.Array, shape: tuple[int, ...], column: int) -> jax.Array:
-    """Broadcasts to `shape`, but for the columns, so that gradients are summed as `_sums` sums."""
-    if column >= len(shape) - 1:  # rows without places
-        return values
-    return once(jnp.broadcast_to(values, (*shape[:column], 1, *shape[column + 1 :])))
+def _spread(values: jax.Array, folded: jax.Array) -> jax.Array:
+    """[groups, C] values to multiply or add, so that gradients are summed as `_sums` sums."""
+    groups, rows, _, width, channels = folded.shape
+    values = values[:, None, None, None, :]
+    return once(jnp.broadcast_to(values, (groups, rows, 1, width, channels)))
