@@ -146,6 +146,7 @@ def plain_batches(
 
     def read(path: Path) -> np.ndarray:
         with Image.open(path) as image:
+            image.draft("RGB", (2 * size, 2 * size))  # as jaxcl does: large JPEGs decode smaller
             picture = ImageOps.fit(image, (size, size), method=Image.Resampling.BILINEAR)
         return np.asarray(picture.convert("RGB"))
 

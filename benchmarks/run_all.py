@@ -23,8 +23,8 @@ HEAD = """# Performance
 
 Written by `python benchmarks/run_all.py`, which runs the commands below and puts down what they
 print; each can be run by itself. Rates are medians of several rounds, with the lowest and the
-highest; what is compared takes turns in one run. What the figures mean, and what was tried, is in
-`docs/performance_notes.md`.
+highest; what is compared takes turns in one run. Sections whose titles begin with "Notes" are
+written by hand, and stay.
 """
 QUICK = "configs/quickstart.py"
 PARTS = {
@@ -49,7 +49,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--peer", choices=["lightly"], help="the MoCo step beside that one's, too")
     parser.add_argument("--data.path", dest="emoji", help="emoji.npz, which --peer trains on")
     parser.add_argument("--out", type=Path, default=PAGE)
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.peer and not arguments.emoji:
+        parser.error("--peer wants --data.path")
+    return arguments
 
 
 def main() -> int:
@@ -84,7 +87,8 @@ def run(command: list[str]) -> tuple[str, bool]:
     )
     took = time.perf_counter() - began
     words = ["python", f"benchmarks/{command[0]}", *command[1:]]
-    said = done.stdout.rstrip() if done.returncode == 0 else done.stderr.strip()[-2000:]
+    said = done.stdout if done.returncode == 0 else done.stderr[-2000:]
+    said = said.strip("\n").rstrip().replace("\n#", "\n #")  # no heading
     ended = "" if done.returncode == 0 else f", which failed with exit code {done.returncode}"
     line = f"`{' '.join(words)}`, {took:.0f} s on {describe_machine()}{ended}:"
     return f"{line}\n\n```text\n{said}\n```\n", done.returncode == 0

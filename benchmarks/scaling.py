@@ -40,6 +40,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="one JSON document, no table")
     parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
     arguments, arguments.overrides = parser.parse_known_args()
+    if (arguments.examples is None) != (arguments.image is None):
+        parser.error("--examples and --image go together")
     return arguments
 
 

@@ -57,19 +57,21 @@ def until_first_step(arguments: argparse.Namespace, cache: Path, run: Path) -> f
     before = log.read_text().count("\n") if log.exists() else 0
     options = ["--out", str(run), "--run.log-every", "1", *arguments.overrides]
     began = time.perf_counter()
+    said = run.with_name("said").open("w+")
     process = subprocess.Popen(
         [sys.executable, "-m", "jaxcl.cli", "train", str(arguments.config), *options],
         env=os.environ | {"XDG_CACHE_HOME": str(cache)},
-        stderr=subprocess.PIPE,
-        text=True,
+        stderr=said,
     )
     while process.poll() is None and not (log.exists() and log.read_text().count("\n") > before):
         time.sleep(0.02)
     took = time.perf_counter() - began
     if process.poll() is not None:
-        sys.exit(process.stderr.read())
+        said.seek(0)
+        sys.exit(said.read())
     process.send_signal(signal.SIGTERM)
-    process.communicate()
+    process.wait()
+    said.close()
     return took
 
 

@@ -287,7 +287,8 @@ def _train_here(
         experiment = override(experiment, options, program=f"jaxcl train {target}")
     if population is not None:
         return _train_population(experiment, population, directory, console)
-    directory = Path(of_first(str(directory)))  # which another may find taken already
+    if out is None and not Path(target).is_dir():
+        directory = Path(of_first(str(directory)))  # which another may find taken already
     outcome = train(experiment, directory, console=console, profile=profile)
     speaks = is_first()
     finish()

@@ -56,14 +56,19 @@ def accumulated_loss_and_grad(loss_and_grad: LossAndGrad, *, parts: int) -> Loss
         def advance(total: tuple[Any, Any], part: tuple[Batch, jax.Array]) -> tuple[Any, Any]:
             state, sums = total
             (loss, (state, metrics)), grads = of_part(state, part)
-            return state, jax.tree.map(jnp.add, sums, (loss, metrics, grads))
+            found = (loss, metrics, grads)
+            return state, jax.tree.map(lambda x, y: x + y.astype(x.dtype), sums, found)
 
         (loss, (_, metrics)), grads = jax.eval_shape(
             of_part, state, jax.tree.map(lambda x: x[0], chunks)
         )
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (loss, metrics, grads))
+        shapes = (loss, metrics, grads)
+        # Many small numbers are added: in float32 also where parameters are narrower.
+        zeros = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), shapes
+        )
         state, sums = fold(advance, (state, zeros), chunks, in_line_on_cpu=True)
-        loss, metrics, grads = jax.tree.map(lambda x: x / parts, sums)
+        loss, metrics, grads = jax.tree.map(lambda x, y: (x / parts).astype(y.dtype), sums, shapes)
         return (loss, (state, metrics)), grads
 
     return of_batch

@@ -39,13 +39,62 @@ def contrast_health(
     if is_negative is None:
         is_negative = jnp.ones(similarities.shape, bool)
     is_negative = is_negative[:_QUERIES]
-    negatives = is_negative.sum(axis=1).mean()
     hardest = jnp.max(similarities, axis=1, where=is_negative, initial=-jnp.inf)
-    total = jnp.sum(similarities, where=is_negative)
+    total = jnp.sum(similarities, axis=1, where=is_negative)
+    return _contrast(positive, hardest, total, is_negative.sum(axis=1))
+
+
+def contrast_health_over_parts(
+    queries: jax.Array,
+    positives: jax.Array,
+    ids: jax.Array,
+    candidates: jax.Array,
+    candidate_ids: jax.Array,
+    candidate_where: jax.Array,
+    axis_name: str,
+) -> dict[str, jax.Array]:
+    """`contrast_health` against candidates of which each device has a part.
+
+    Args:
+      queries: [N, D] embeddings, of any length.
+      positives: [N, D]; row i matches query i.
+      ids: [N] integers of the queries; a candidate with the same is no negative.
+      candidates: [M, D], this device's part.
+      candidate_ids: [M].
+      candidate_where: [M] bool, those that count.
+      axis_name: mapped axis of the devices.
+
+    Returns:
+      As `contrast_health`.
+    """
+    queries, positives, candidates = (
+        jax.lax.stop_gradient(l2_normalize(rows))
+        for rows in (queries[:_QUERIES], positives[:_QUERIES], candidates)
+    )
+    everyones = gather_rows(queries, axis_name)
+    similarities = everyones @ candidates.T  # [devices * N, M]
+    others = gather_rows(ids[:_QUERIES], axis_name)[:, None] != candidate_ids
+    is_negative = others & candidate_where
+    hardest = jnp.max(similarities, axis=1, where=is_negative, initial=-jnp.inf)
+    total = jnp.sum(similarities, axis=1, where=is_negative)
+    own = row_numbers(len(queries), axis_name)
+    return _contrast(
+        jnp.sum(queries * positives, axis=-1),
+        jax.lax.pmax(hardest, axis_name)[own],
+        jax.lax.psum(total, axis_name)[own],
+        jax.lax.psum(is_negative.sum(axis=1), axis_name)[own],
+    )
+
+
+def _contrast(
+    positive: jax.Array, hardest: jax.Array, total: jax.Array, count: jax.Array
+) -> dict[str, jax.Array]:
+    """The signals [] of queries' positive similarity, largest, sum and number of negatives, [N]."""
+    negatives = count.mean()
     return {
         "accuracy": jnp.mean(positive > hardest),
         "positive_similarity": positive.mean(),
-        "negative_similarity": total / jnp.maximum(is_negative.sum(), 1),
+        "negative_similarity": total.sum() / jnp.maximum(count.sum(), 1),
         "negatives": negatives,
         "chance_loss": jnp.log1p(negatives),
     }

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxcl import memory
 from jaxcl.choices import check_choices
 from jaxcl.losses import info_nce
-from jaxcl.methods.health import contrast_health, spread_health
+from jaxcl.methods.health import contrast_health, contrast_health_over_parts, spread_health
 from jaxcl.methods.method import (
     Batch,
     Method,
@@ -136,11 +136,13 @@ class InstanceDiscrimination(Method):
             losses = info_nce(
                 queries, own, rows, temperature=self.temperature, ids=index, negative_ids=numbers
             )
-        counts = (index[:, None] != numbers) & (numbers < self.bank_size)
-        metrics = contrast_health(queries, own, rows, counts)
-        if self._in_parts(state.bank):  # each device has looked at its part of the candidates
-            metrics["negatives"] = jnp.float32(self.bank_size - 1)
-            metrics["chance_loss"] = jnp.log(jnp.float32(self.bank_size))
+        if axis_name is not None and self._in_parts(state.bank):
+            counts = numbers < self.bank_size
+            metrics = contrast_health_over_parts(
+                queries, own, index, rows, numbers, counts, axis_name
+            )
+        else:
+            metrics = contrast_health(queries, own, rows, index[:, None] != numbers)
         if self.contrast == "nce":
             del metrics["chance_loss"]
         bank = memory.refresh(

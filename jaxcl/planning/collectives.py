@@ -105,10 +105,11 @@ def by_kind(collectives: Iterable[Collective]) -> dict[str, Exchanges]:
 def _kernels_until_done(instructions: Sequence[Instruction]) -> int:
     """How many kernels run from the first of these, a start, to its end."""
     start, count = instructions[0], 0
+    own = re.compile(rf"%{re.escape(start.name)}(?![\w.-])")
     for each in instructions[1:]:
         if each.where != start.where:
             break
-        if each.kind.endswith("-done") and re.search(rf"%{re.escape(start.name)}\b", each.rest):
+        if each.kind.endswith("-done") and own.search(each.rest):
             return count
         count += each.kind in _KERNELS
     return count

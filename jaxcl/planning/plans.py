@@ -37,8 +37,9 @@ _OUT_OF_MEMORY = (
 class Plan:
     """What one step of an experiment takes on a slice, by the compiler's figures.
 
-    Figures are of one chip and step. The seconds are at the chip's peak rates: the work cannot take
-    less than the longest of the three, and takes their sum where nothing overlaps.
+    Figures are of one chip and step. The seconds are at the chip's peak rates: as far as figures
+    hold, the work takes no less than the longest of the three, and their sum where nothing
+    overlaps.
     """
 
     slice: Slice
@@ -53,7 +54,7 @@ class Plan:
     """By the compiler, which counts all arithmetic, and the body of a loop once."""
     bytes_accessed: float
     """Between chip and main memory, by the compiler, where the body of a loop counts once; for GPUs
-    by `count_traffic`."""
+    by `count_traffic`, which counts too much of loops."""
     collectives: tuple[Collective, ...]
     example_bytes: float
     """Of one example, as the host sends it to the chips."""
@@ -250,9 +251,10 @@ def largest_batch(
     Raises:
       UserError: as `plan`.
     """
-    step = where.chips * max(1, experiment.run.micro_batch or 1)
+    share = where.chips * experiment.train.accumulate
+    step = share * max(1, experiment.run.micro_batch or 1)
     for network in vars(experiment.method).values():
-        step = math.lcm(step, where.chips * (getattr(network, "batch_norm_groups", None) or 1))
+        step = math.lcm(step, share * (getattr(network, "batch_norm_groups", None) or 1))
     size = max(step, experiment.train.batch_size // step * step)
     plans: dict[int, Plan] = {}
     refused: int | None = None  # the smallest size that the method or the data cannot have

@@ -24,7 +24,8 @@ def count_traffic(text: str) -> int:
     """Bytes that the kernels of a program read and write, loops by their passes.
 
     Each kernel is taken to read its operands and to write its result once, whatever a cache spares;
-    for compilers that do not say it themselves, as that for GPUs.
+    for compilers that do not say it themselves, as that for GPUs. A kernel that reads or writes a
+    slice counts the whole array, so that of loops over parts of a batch this is far too much.
 
     Args:
       text: `compiled.as_text()`.

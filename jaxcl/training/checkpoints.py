@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import shutil
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +27,7 @@ from jaxcl.training.state import name_leaves, path_name
 
 _MANIFEST = "manifest.json"
 _ARRAYS = "arrays"
+_ORBAX = threading.RLock()  # what is patched while it reads or writes is the whole process's
 _BYTES_BESIDE = 4096  # an array's own metadata and digests, at most
 
 # What orbax and tensorstore raise at damaged bytes.
@@ -181,7 +183,10 @@ class Checkpoints:
         if link is not None:
             raise CheckpointError(f"step {step}: {link.name} is a link, which is not followed")
         try:
-            shares = json.loads((folder / _MANIFEST).read_text())["shares"]
+            manifest = json.loads((folder / _MANIFEST).read_text())
+            if "arrays" in manifest:
+                raise CheckpointError(f"step {step}: an earlier version of jaxcl wrote it")
+            shares = manifest["shares"]
             digests: dict[str, str] = {}
             files: dict[str, str] = {}
             empty = []
@@ -195,6 +200,8 @@ class Checkpoints:
                         for name, entry in entries.items()
                     }
                 )
+        except CheckpointError:
+            raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"step {step}: its manifest is damaged ({error})") from error
         # First the files, so that orbax never sees damaged ones.
@@ -221,9 +228,28 @@ class Checkpoints:
         return arrays
 
     def _write_share(self, step: int, own: dict[str, np.ndarray]) -> None:
-        """Runs in the background: the arrays by orbax, then what tells whether they hold."""
-        folder = self._folder / f"{step:08d}"
-        where = folder / f"{_ARRAYS}-{self._process}"
+        """Runs in the background: this process's share, and the manifest if it is the first."""
+        path = self._shares(self._folder / f"{step:08d}")[self._process]
+        try:
+            share = self._write_arrays(path.with_suffix(""), own)
+        except (OSError, ValueError, RuntimeError) as error:
+            with contextlib.suppress(
+                OSError
+            ):  # where not even that can be written, the first waits
+                write_durably(path, json.dumps({"error": str(error)[:500]}))
+            raise
+        if self._processes > 1:
+            write_durably(path, json.dumps(share))
+        if self._process == 0:
+            shares = [share, *map(self._await_share, self._shares(path.parent)[1:])]
+            manifest = {"step": step, "shares": shares}
+            write_durably(path.parent / _MANIFEST, json.dumps(manifest, indent=1))
+            for each in self._shares(path.parent):
+                each.unlink(missing_ok=True)
+            self._prune(newest=step)
+
+    def _write_arrays(self, where: Path, own: dict[str, np.ndarray]) -> dict[str, Any]:
+        """Arrays by orbax; returns what tells whether they hold."""
         if _without_empty(own):
             with _checkpointer() as writer:
                 writer.save(where, args=ocp.args.StandardSave(_without_empty(own)))
@@ -236,35 +262,29 @@ class Checkpoints:
             for name, array in own.items()
         }
         files = {
-            str(path.relative_to(folder)): _file_digest(path)
+            str(path.relative_to(where.parent)): _file_digest(path)
             for path in sorted(where.rglob("*"))
             if path.is_file()
         }
-        share = {"arrays": entries, "files": files}
-        if self._processes > 1:
-            write_durably(where.with_suffix(".json"), json.dumps(share))
-        if self._process == 0:
-            shares = [share, *map(self._await_share, self._shares(folder)[1:])]
-            manifest = {"step": step, "shares": shares}
-            write_durably(folder / _MANIFEST, json.dumps(manifest, indent=1))
-            for path in self._shares(folder):
-                path.unlink(missing_ok=True)
-            self._prune(newest=step)
+        return {"arrays": entries, "files": files}
 
     def _shares(self, folder: Path) -> list[Path]:
         """The files in which the processes say what they wrote."""
         return [folder / f"{_ARRAYS}-{process}.json" for process in range(self._processes)]
 
     def _await_share(self, path: Path) -> dict[str, Any]:
+        who = path.stem.replace(f"{_ARRAYS}-", "process ")
         deadline = time.monotonic() + self._seconds
         while time.monotonic() < deadline:
             if path.exists():  # whole, as it was renamed into place
                 share: dict[str, Any] = json.loads(path.read_text())
+                if "error" in share:
+                    raise OSError(f"{who}: {share['error']}")
                 return share
             time.sleep(0.05)
         raise OSError(
-            f"{path.stem.replace(_ARRAYS + '-', 'process ')} has not written its share within "
-            f"{self._seconds:g} s: do all processes see this folder?"
+            f"{who} has not written its share within {self._seconds:g} s: do all processes see "
+            "this folder?"
         )
 
     def _prune(self, newest: int) -> None:
@@ -314,6 +334,7 @@ def _checkpointer() -> Iterator[ocp.Checkpointer]:
     )
     handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
     with (
+        _ORBAX,
         mock.patch.object(multihost, "process_index", return_value=0),
         ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer,
     ):

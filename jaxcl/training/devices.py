@@ -105,8 +105,7 @@ class DeviceMap:
         """A whole array on this host. Of what lies on other processes' devices too, all processes
         have to ask for it."""
         if not (array.is_fully_replicated or array.is_fully_addressable):
-            whole = NamedSharding(self._mesh, P())
-            array = jax.jit(lambda x: x, out_shardings=whole)(array)
+            array = self._gathered(array)
         return np.asarray(array)
 
     def _shardings(self, specs: Any) -> Any:
@@ -115,6 +114,11 @@ class DeviceMap:
             specs,
             is_leaf=lambda x: isinstance(x, P),
         )
+
+    @cached_property
+    def _gathered(self) -> Callable[[jax.Array], jax.Array]:
+        """Puts a whole array on every device; one function, so that each shape compiles once."""
+        return jax.jit(lambda x: x, out_shardings=NamedSharding(self._mesh, _WHOLE))
 
     @cached_property
     def _mesh(self) -> Mesh:

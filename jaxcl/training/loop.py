@@ -90,6 +90,7 @@ def train(
         console = Console(quiet=True)
     with all_or_none():
         setup = set_up(experiment)
+        check_fits(setup)
     _agree(setup)
     files, run = RunDirectory(directory), experiment.run
     with StopRequest() as stop, what_does_not_fit(setup), contextlib.ExitStack() as closing:
@@ -138,14 +139,8 @@ def train(
     return Outcome(step, setup.total_steps, stop.signal, tuple(verdict.alarms))
 
 
-@contextlib.contextmanager
-def what_does_not_fit(setup: Setup) -> Iterator[None]:
-    """Says of a device that has too little memory what would fit.
-
-    Raises:
-      UserError: at once where the state alone is too large; later with what was wanted in the
-        compiler's or the allocator's words.
-    """
+def check_fits(setup: Setup) -> None:
+    """Raises a `UserError` where the state alone is too large for a device."""
     state = sum(
         math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
         for x in jax.tree.leaves(setup.placed_shapes())
@@ -157,6 +152,15 @@ def what_does_not_fit(setup: Setup) -> Iterator[None]:
             "take a smaller encoder, queue or bank, or spread it over more devices by "
             "--run.spread-state --run.mapping shard_map"
         )
+
+
+@contextlib.contextmanager
+def what_does_not_fit(setup: Setup) -> Iterator[None]:
+    """Says of a device that runs out of memory what would fit.
+
+    Raises:
+      UserError: with what was wanted, in the compiler's or the allocator's words.
+    """
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
@@ -165,8 +169,7 @@ def what_does_not_fit(setup: Setup) -> Iterator[None]:
         said = str(error).splitlines()[0].partition("RESOURCE_EXHAUSTED: ")[2][:200].rstrip(". ")
         raise UserError(
             f"batch {setup.experiment.train.batch_size} over {len(setup.devices.devices)} devices "
-            f"does not fit into their memory ({said}; the state alone is {state / 1e9:.2f} GB): "
-            f"{TAKES_LESS_MEMORY}"
+            f"does not fit into their memory ({said}): {TAKES_LESS_MEMORY}"
         ) from error
 
 
@@ -236,9 +239,11 @@ def _run_steps(
                     observe(clock.row(*logged, batches.waited_seconds, done))
                     logged = None
                 # Read once: what asks later waits for the next step.
-                stopping, count = _agreed(stop, replaced, due=step % run.log_every == 0)
-                saving = step % run.checkpoint_every == 0 or step == total or stopping is not None
-                if saving or step % run.log_every == 0 or step == start + 1:
+                saving = step % run.checkpoint_every == 0 or step == total
+                logging = saving or step % run.log_every == 0 or step == start + 1
+                stopping, count = _agreed(stop, replaced, due=logging)
+                saving = saving or stopping is not None
+                if saving or logging:
                     logged = (step, metrics, count)
                 if saving and logged is not None:
                     observe(clock.row(*logged, batches.waited_seconds, step))  # may refuse to go on
@@ -252,7 +257,7 @@ def _run_steps(
                 if not batches.ready:  # only what the devices wait, their steps done, is waiting
                     jax.block_until_ready(metrics)
         except DataError:
-            if step > start:
+            if step > start and jax.process_count() == 1:  # the others are at their next step
                 checkpoints.save(step, setup.fetch(state))
                 checkpoints.wait()
             if stop.signal is None:
@@ -271,8 +276,9 @@ def _agreed(
     if not due:
         return None, replaced.count
     asked, count = totals(int(stop.signal is not None), replaced.count)
-    if asked:
-        stop.signal = stop.signal or signal.SIGTERM
+    if not asked:  # of a signal that has come meanwhile all hear when they next ask
+        return None, count
+    stop.signal = stop.signal or signal.SIGTERM
     return stop.signal, count
 
 

@@ -38,6 +38,7 @@ ENTRY %main (x: f32[2]) -> f32[2] {
   %both = (f32[6]{0}, pred[2,3]{1,0}) all-reduce(%p, %q), replica_groups=[4,2]<=[8], to_apply=%add, metadata={op_name="jit(step)/psum"}
   %start = (f32[4]{0}, f32[16]{0}, u32[], u32[]) all-gather-start(%x), replica_groups={{0,1,2,3}}, dimensions={0}
   %meanwhile = f32[2]{0} fusion(%x), kind=kLoop, calls=%add
+  %other = f32[16]{0} all-gather-done(%start.1)
   %done = f32[16]{0} all-gather-done(%start)
   %after = f32[2]{0} fusion(%x), kind=kLoop, calls=%add
   %fusion.1 = bf16[8]{0} fusion(%x), kind=kLoop, calls=%first

@@ -250,6 +250,24 @@ def test_a_share_that_does_not_come_is_named(tmp_path):
     assert Checkpoints(tmp_path).restore(state(0)).step == 1
 
 
+def test_a_share_that_fails_is_told_to_the_first(tmp_path):
+    first, other = (Checkpoints(tmp_path, process=process, processes=2) for process in range(2))
+    first.save(1, state(1))
+    (tmp_path / "00000001" / "arrays-1").write_text("in the way")
+    other.save(1, state(1))
+    with pytest.raises(CheckpointError, match="cannot write the checkpoint of step 1"):
+        other.close()
+    with pytest.raises(CheckpointError, match="process 1: "):
+        first.close()
+
+
+def test_a_checkpoint_of_an_earlier_version_is_said_to_be_one(tmp_path):
+    checkpoints = save(tmp_path, 1, 2)
+    (tmp_path / "00000002" / "manifest.json").write_text('{"step": 2, "arrays": {}, "files": {}}')
+    restored = checkpoints.restore(state(0))
+    assert restored.passed_over == ("step 2: an earlier version of jaxcl wrote it",)
+
+
 def test_each_damaged_file_is_named(tmp_path):
     save(tmp_path, 3)
     for file in files_below(tmp_path / "00000003" / "arrays-0"):

@@ -56,8 +56,9 @@ def trained(experiment, directory, console):
     """The losses of a run, and its last state by name."""
     train(experiment, directory, console=console)
     rows = read_metrics(RunDirectory(directory).metrics)
-    names = ("loss", "gradient_norm", "parameter_norm", "negatives")
-    losses = [[row[name] for name in names if name in row] for row in rows]
+    clocks = ("_share", "_second", "seconds")
+    names = [name for name in rows[0] if not name.endswith(clocks)]
+    losses = [[row[name] for name in names] for row in rows]
     return np.array(losses), name_leaves(restore_run(directory).state)
 
 
@@ -65,7 +66,7 @@ def trained(experiment, directory, console):
 def test_a_spread_state_changes_no_number(tmp_path, quiet, name):
     whole = trained(on(8, False, **EXPERIMENTS[name]), tmp_path / "whole", quiet)
     spread = trained(on(8, True, **EXPERIMENTS[name]), tmp_path / "spread", quiet)
-    np.testing.assert_allclose(spread[0], whole[0], rtol=1e-5)
+    np.testing.assert_allclose(spread[0], whole[0], rtol=1e-4, atol=1e-5)
     assert spread[1].keys() == whole[1].keys()
     for leaf in whole[1]:
         np.testing.assert_allclose(
@@ -105,9 +106,10 @@ def test_gradients_are_exchanged_once_and_parameters_once():
     sizes = [-(-x.size // 8) * 4 for x in jax.tree.leaves(setup.state_shapes.params)]
     scatters = [each.bytes for each in found if each.kind == "reduce-scatter"]
     gathers = sorted(each.bytes for each in found if each.kind == "all-gather")
-    assert scatters == [sum(sizes)]
+    whole = -(-sum(sizes) // 4096) * 4096  # in tiles of 1024 numbers
+    assert scatters == [whole]
     # Of MoCo's keys, of its target network before the step, of the parameters after it.
-    assert gathers == sorted([64 * 16 * 4, 8 * sum(sizes), 8 * sum(sizes)])
+    assert gathers == sorted([64 * 16 * 4, 8 * whole, 8 * whole])
 
 
 @pytest.mark.slow
@@ -122,7 +124,7 @@ def test_a_run_goes_on_with_another_layout_on_other_devices(tmp_path, quiet):
         assert folder.exists()
     (folder / "manifest.json").unlink()  # as if it had been killed before the last checkpoint
     losses, _ = trained(on(2, True), tmp_path / "run", quiet)
-    np.testing.assert_allclose(losses, straight, rtol=1e-5)
+    np.testing.assert_allclose(losses, straight, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,13 @@ import socket
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
-from jaxcl.training import processes, restore_run
+from jaxcl.training import loop, processes, restore_run
 from jaxcl.training.errors import UserError
 from jaxcl.training.processes import Launch, find_launch, join
 
@@ -200,14 +201,15 @@ class Fleet:
 @pytest.fixture
 def fleet(tmp_path):
     """Starts processes on the config above, and ends what is left of them."""
-    config, started = tmp_path / "small.py", []
-    config.write_text(CONFIG)
+    started = []
 
-    def start(name, *, processes, devices, options=None):
+    def start(name, *, processes, devices, options=None, config=CONFIG):
+        path = tmp_path / "small.py"
+        path.write_text(config)
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
         new = Fleet(
-            config,
+            path,
             tmp_path / name,
             processes=processes,
             devices=devices,
@@ -319,6 +321,47 @@ def test_what_does_not_agree_is_said_by_all(fleet, options, message):
         lines = [line for line in text.splitlines() if line.startswith("jaxcl: error")]
         assert len(lines) == 1, text
         assert re.search(message, lines[0]), text
+
+
+FAILING = CONFIG.replace("data.Digits()", "Failing()").replace(
+    "def config",
+    """import dataclasses, jax
+
+@dataclasses.dataclass(frozen=True)
+class Failing(data.Digits):
+    def open(self):
+        source = super().open()
+        if jax.process_index() == 1:
+            source.__class__ = type("Source", (source.__class__,), {"__getitem__": read})
+            source.left = [300]
+        return source
+
+def read(self, record):
+    self.left[0] -= 1
+    if self.left[0] < 0:
+        raise OSError("the disk went away")
+    return super(type(self), self).__getitem__(record)
+
+def config""",
+)
+
+
+@pytest.mark.slow
+def test_what_one_cannot_read_ends_all(fleet, tmp_path):
+    run = fleet("run", processes=2, devices=1, config=FAILING)
+    codes, said = run.wait()
+    assert 0 not in codes, said
+    assert all("the disk went away" in text for text in said), said
+
+
+def test_a_signal_while_the_others_are_asked_waits_for_the_next_time(others, monkeypatch):
+    """Else this process alone would stop."""
+    stop, replaced = SimpleNamespace(signal=signal.SIGTERM), SimpleNamespace(count=2)
+    others("0 3")
+    assert loop._agreed(stop, replaced, due=True) == (signal.SIGTERM, 5)
+    assert loop._agreed(stop, replaced, due=False) == (None, 2)
+    monkeypatch.setattr(loop, "totals", lambda asked, count: (0, count + 3))  # asked before it came
+    assert loop._agreed(stop, replaced, due=True) == (None, 5)
 
 
 def wait_for(path, seconds=150):
