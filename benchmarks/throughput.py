@@ -25,7 +25,7 @@ from pathlib import Path
 
 from lightly_environment import environment
 
-from jaxcl.compilation import prefer_fast_convolutions
+from jaxcl.compilation import keep_pages, overlap_exchanges, prefer_fast_convolutions
 
 MAPPINGS = ("pmap", "shard_map")
 
@@ -50,6 +50,8 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     prefer_fast_convolutions()
+    overlap_exchanges()
+    keep_pages()
     if arguments.devices > 1 and "host_platform_device_count" not in os.environ["XLA_FLAGS"]:
         os.environ["XLA_FLAGS"] += f" --xla_force_host_platform_device_count={arguments.devices}"
 
@@ -72,6 +74,8 @@ def measure(arguments: argparse.Namespace, mapping: str) -> dict:
     from jaxcl.cli import load_config
     from jaxcl.data import Batches
     from jaxcl.overrides import override
+    from jaxcl.planning import count_flops
+    from jaxcl.planning.chips import chip_of
     from jaxcl.training import set_up
 
     experiment = load_config(arguments.config)
@@ -122,6 +126,7 @@ def measure(arguments: argparse.Namespace, mapping: str) -> dict:
     cost = compiled.cost_analysis() or {}
     cost = cost[0] if isinstance(cost, list) else cost
     flops = float(cost.get("flops", 0.0)) * arguments.devices  # the compiler counts one device
+    model_flops = count_flops(jax.make_jaxpr(program)(running, placed))  # of one device
 
     def train(count: int) -> None:
         nonlocal running
@@ -149,6 +154,7 @@ def measure(arguments: argparse.Namespace, mapping: str) -> dict:
     if arguments.peer:
         beside = compare(arguments, experiment, setup.source, size, parts)
     peak = matmul_flops()
+    chip = chip_of(jax.devices()[0].device_kind)
     achieved = flops * rates["step with views"]["median"] / size
     return {
         "config": str(arguments.config),
@@ -161,6 +167,8 @@ def measure(arguments: argparse.Namespace, mapping: str) -> dict:
         "flops_per_step": flops,
         "matmul_flops_per_second": peak,
         "share_of_matmul_speed": achieved / peak,
+        # Model FLOPs utilization: matrix products and convolutions over the chip's bfloat16 peak.
+        "mfu": chip and model_flops / size * rates["step with views"]["median"] / chip.flops,
     }
 
 
@@ -317,6 +325,7 @@ def print_table(document: dict) -> None:
             f"{result['flops_per_step'] / 1e9:.2f} GFLOP a step by the compiler; "
             f"{result['share_of_matmul_speed']:.0%} of this machine's matrix product "
             f"({result['matmul_flops_per_second'] / 1e9:.0f} GFLOP/s)"
+            + ("" if result["mfu"] is None else f"; MFU {result['mfu']:.1%} of the chip's peak")
         )
 
 

@@ -17,7 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxcl import __version__
-from jaxcl.compilation import keep_programs, prefer_fast_convolutions
+from jaxcl.compilation import (
+    keep_pages,
+    keep_programs,
+    overlap_exchanges,
+    prefer_fast_convolutions,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest and known.verb not in ("train", "views", "plan"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     prefer_fast_convolutions()  # before jax is imported
+    overlap_exchanges()
     keep_programs()
     # jax 0.10 aborts in a CPU collective when steps are dispatched without waiting.
     os.environ.setdefault("JAX_CPU_ENABLE_ASYNC_DISPATCH", "0")
@@ -258,6 +264,7 @@ def _train_here(
 ) -> int:
     """Trains, alone or as one of several processes, and evaluates in the first, once all others
     may `finish`."""
+    import jax
     from rich.console import Console
 
     from jaxcl.overrides import override
@@ -266,6 +273,8 @@ def _train_here(
     from jaxcl.training.processes import all_or_none, is_first, of_first
     from jaxcl.training.profiling import Profile
 
+    if jax.default_backend() == "cpu":
+        keep_pages()
     target, out, population = known.target, known.out, known.population
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
     with all_or_none():

@@ -1,6 +1,7 @@
 """Compiled programs are kept between runs, where that can be done."""
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -90,3 +91,44 @@ def test_the_oldest_go(tmp_path, monkeypatch):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     compilation.keep_programs()
     assert sorted(path.name for path in folder.iterdir()) == ["middle", "new"]
+
+
+def test_gradients_go_in_parts_where_there_is_a_plugin_for_gpus(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=here")
+    monkeypatch.setattr(compilation, "_is_installed", lambda package: False)
+    compilation.overlap_exchanges()
+    assert os.environ["XLA_FLAGS"] == "--xla_dump_to=here"
+    monkeypatch.setattr(compilation, "_is_installed", lambda package: "cuda13" in package)
+    for _ in range(2):  # what is set stays
+        compilation.overlap_exchanges()
+        flag = "--xla_gpu_all_reduce_combine_threshold_bytes=8388608"
+        assert os.environ["XLA_FLAGS"] == f"--xla_dump_to=here {flag}"
+
+
+PAGES = """
+import resource, sys
+import numpy as np
+from jaxcl.compilation import keep_pages
+if sys.argv[1] == "keep":
+    keep_pages()
+def touch():
+    np.ones(2**24, np.float32)[-1]  # 64 MB
+touch()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    touch()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="tunes glibc's allocator")
+def test_freed_memory_is_not_paged_in_anew():
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+
+    def faults(word, **variables):
+        command = [sys.executable, "-c", PAGES, word]
+        return int(subprocess.check_output(command, env=environment | variables))
+
+    assert faults("leave") > 50  # of 2 MB, or of 4 kB
+    assert faults("keep") < 10
+    assert faults("keep", MALLOC_ARENA_MAX="4") > 50  # who tunes it themselves is left alone

@@ -58,15 +58,18 @@ def trained(experiment, directory, console):
     rows = read_metrics(RunDirectory(directory).metrics)
     clocks = ("_share", "_second", "seconds")
     names = [name for name in rows[0] if not name.endswith(clocks)]
-    losses = [[row[name] for name in names] for row in rows]
-    return np.array(losses), name_leaves(restore_run(directory).state)
+    found = {name: [row[name] for row in rows] for name in names}
+    return found, name_leaves(restore_run(directory).state)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_spread_state_changes_no_number(tmp_path, quiet, name):
     whole = trained(on(8, False, **EXPERIMENTS[name]), tmp_path / "whole", quiet)
     spread = trained(on(8, True, **EXPERIMENTS[name]), tmp_path / "spread", quiet)
-    np.testing.assert_allclose(spread[0], whole[0], rtol=1e-4, atol=1e-5)
+    for name, wanted in whole[0].items():
+        # Two of 64 queries may lie so near their hardest negatives that rounding decides.
+        close = {"atol": 2 / 64} if name == "accuracy" else {"rtol": 1e-4, "atol": 1e-5}
+        np.testing.assert_allclose(spread[0][name], wanted, err_msg=name, **close)
     assert spread[1].keys() == whole[1].keys()
     for leaf in whole[1]:
         np.testing.assert_allclose(
@@ -124,7 +127,7 @@ def test_a_run_goes_on_with_another_layout_on_other_devices(tmp_path, quiet):
         assert folder.exists()
     (folder / "manifest.json").unlink()  # as if it had been killed before the last checkpoint
     losses, _ = trained(on(2, True), tmp_path / "run", quiet)
-    np.testing.assert_allclose(losses, straight, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(losses["loss"], straight["loss"], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
