@@ -75,13 +75,6 @@ def test_gradients_reach_every_parameter(encoder):
         assert np.abs(leaf).max() > 0, path
 
 
-def test_remat_changes_nothing_in_convnext():
-    options = {"width": 8, "depths": (1, 1, 1, 1), "patch": 1}
-    variables = ConvNeXt(**options).init(KEY, IMAGES)
-    found = ConvNeXt(remat="blocks", **options).apply(variables, IMAGES)
-    np.testing.assert_allclose(found, ConvNeXt(**options).apply(variables, IMAGES), rtol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("encoder", "shape", "message"),
     [

@@ -20,7 +20,7 @@ ENCODERS = {
     "vit": functools.partial(ViT, width=8, depth=3, heads=2, patch=4, image_size=16),
     "convnext": functools.partial(ConvNeXt, width=4, depths=(2, 2), patch=2),
 }
-FAST = ("resnet", "vit")
+FAST = ("vit",)
 
 
 def loss(encoder, variables, params):
