@@ -23,7 +23,7 @@ import sys
 import time
 from pathlib import Path
 
-from jaxcl.compilation import prefer_fast_convolutions
+from jaxcl.compilation import keep_programs, prefer_fast_convolutions
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -48,6 +48,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     prefer_fast_convolutions()
+    keep_programs()  # most workers compile the same
     if arguments.worker is not None:
         return work(arguments, **arguments.worker)
     if arguments.topologies:

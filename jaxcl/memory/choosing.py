@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxcl.memory.bank import Bank, ShardedBank, on_every_device, outside_is_size
 from jaxcl.memory.queue import Queue
-from jaxcl.similarity import AxisName, l2_normalize
+from jaxcl.similarity import AxisName, axis_size, l2_normalize
 from jaxcl.similarity.checks import check_at_least_one, check_embeddings, check_integers
 
 
@@ -46,7 +46,7 @@ def draw(
       embeddings [n, D] and indices [n].
 
     Raises:
-      ValueError: if n is below 1, or a sharded bank comes without its axis.
+      ValueError: if n is below 1, the axis is not mapped, or a sharded bank comes without it.
 
     Example:
       >>> import jax
@@ -55,6 +55,7 @@ def draw(
       (5, 8)
     """
     check_at_least_one(n=n)
+    axis_size(axis_name)  # a name that is not mapped is an error whatever follows
     if isinstance(memory, ShardedBank):
         indices = jax.random.randint(key, (n,), 0, memory.size, dtype=jnp.int32)
         return Chosen(jax.lax.stop_gradient(on_every_device(memory, indices, axis_name)), indices)

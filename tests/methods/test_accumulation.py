@@ -51,7 +51,7 @@ def test_it_is_the_mean_over_parts_one_after_another(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("devices", [2, 8])
+@pytest.mark.parametrize("devices", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_parts_are_the_same_on_any_devices(name, devices):
     method = METHODS[name]
     params, state = method.init(KEY, BATCH)

@@ -41,7 +41,7 @@ EXPERIMENTS = {
         )
     },
 }
-FAST = ("moco", "bank")
+FAST = ("moco",)
 CASES = [
     name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in EXPERIMENTS
 ]

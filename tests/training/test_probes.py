@@ -54,7 +54,11 @@ def assert_learned_the_same(probed, plain):
 
 @pytest.mark.parametrize(
     ("devices", "mapping"),
-    [(1, "pmap"), (8, "pmap"), pytest.param(8, "shard_map", marks=pytest.mark.slow)],
+    [
+        (1, "pmap"),
+        pytest.param(8, "pmap", marks=pytest.mark.slow),
+        pytest.param(8, "shard_map", marks=pytest.mark.slow),
+    ],
 )
 def test_what_is_learned_is_the_very_same_with_and_without(tmp_path, quiet, devices, mapping):
     plain = make_experiment(run=Run(devices=devices, mapping=mapping, log_every=1))
@@ -111,6 +115,7 @@ def test_devices_change_no_score(tmp_path, quiet):
         np.testing.assert_allclose(found[devices], found[1], atol=1 / 64 + 1e-6)
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_probes_end_with_the_very_same_arrays(tmp_path, quiet, monkeypatch):
     from jaxcl.training.observers import ProgressBar
 
@@ -219,6 +224,7 @@ def test_without_neighbours_nothing_is_right():
     assert metrics["probe_knn_accuracy"] == 0
 
 
+@pytest.mark.slow
 def test_devices_share_one_probe():
     """Rows of a batch on one device and over four, under vmap."""
     features = jax.random.normal(jax.random.key(0), (16, 6))
