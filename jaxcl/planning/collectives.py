@@ -1,6 +1,7 @@
 """Collectives of a compiled program, read from its text."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterable, Sequence
 
@@ -134,9 +135,12 @@ def _collective(each: Instruction, kind: str, beside: int) -> Collective:
 
 
 def _group(rest: str) -> int:
-    """Devices in a group: {{0,1},{2,3}}, or [groups,devices]<=[...]."""
+    """Devices in a group: {{0,1},{2,3}}, [groups,devices]<=[...], or mesh['a'=2, 'b'=4] {'b'}."""
     if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
         return len(listed[1].split(","))
     if counted := re.search(r"replica_groups=\[(\d+),(\d+)\]", rest):
         return int(counted[2])
+    if named := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", rest):
+        sizes = dict(re.findall(r"'([^']+)'=(\d+)", named[1]))
+        return math.prod(int(sizes[name]) for name in re.findall(r"'([^']+)'", named[2]))
     return 0

@@ -62,6 +62,22 @@ def test_kinds_sizes_groups_and_passes():
     assert kinds["all-gather"] == Exchanges(2, 80, 80)
 
 
+@pytest.mark.parametrize(
+    ("groups", "size"),
+    [
+        ("{{0,1},{2,3}}", 2),
+        ("[4,2]<=[8]", 2),
+        ("mesh['devices'=8] {'devices'}", 8),
+        ("mesh['hosts'=2, 'chips'=4] {'chips'}", 4),
+        ("{}", 0),
+    ],
+)
+def test_groups_as_compilers_write_them(groups, size):
+    text = TEXT.replace("replica_groups=[4,2]<=[8]", f"replica_groups={groups}")
+    (reduce,) = [each for each in find_collectives(text) if each.kind == "all-reduce"]
+    assert reduce.group == size
+
+
 def test_what_a_device_has_to_send():
     found = {each.kind: each for each in find_collectives(TEXT)}
     assert found["collective-permute"].sent(8) == 3 * 128  # each pass all of it

@@ -78,7 +78,7 @@ def test_a_spread_state_changes_no_number(tmp_path, quiet, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["moco", *(pytest.param(each, marks=SLOW) for each in ("lars", "bank"))]
+    "name", ["moco", *(pytest.param(each, marks=pytest.mark.slow) for each in ("lars", "bank"))]
 )
 def test_only_the_rest_of_the_state_is_on_every_device(name):
     """Of what is spread a device has an eighth, each array rounded up, and the step no more."""
