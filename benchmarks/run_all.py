@@ -38,7 +38,7 @@ PARTS = {
     "augment": ("Views", ["augment.py", "--size", "32"]),
     "scaling": (
         "More devices and processes",
-        ["scaling.py", QUICK, "--steps", "10", "--rounds", "3"],
+        ["scaling.py", QUICK, "--devices", "1", "2", "4", "--steps", "10", "--rounds", "3"],
     ),
     "losses": ("Losses", ["losses.py", "--sizes", "1024", "4096", "8192"]),
     "gradient cache": ("Gradient caching", ["gradient_cache.py"]),

@@ -78,14 +78,14 @@ def measure(arguments: argparse.Namespace, devices: int, processes: int) -> dict
     size = devices * arguments.per_device
     rates: dict[str, list[float]] = {"together": [], "apart": []}
     for process in (*together, *apart):
-        expect(process)  # it has compiled
+        expect(process, "ready")  # it has compiled
     for _ in range(arguments.rounds):
         for side, running in (("together", together), ("apart", apart)):
             began = time.perf_counter()
             for process in running:
                 print("go", file=process.stdin, flush=True)
             for process in running:
-                expect(process)
+                expect(process, "done")
             rates[side].append(size * arguments.steps / (time.perf_counter() - began))
     for process in (*together, *apart):
         process.stdin.close()  # the last line
@@ -114,9 +114,11 @@ def start(arguments: argparse.Namespace, *, devices: int, **place) -> subprocess
     )
 
 
-def expect(process: subprocess.Popen) -> None:
-    if not process.stdout.readline():
-        sys.exit("a worker failed: see above")
+def expect(process: subprocess.Popen, word: str) -> None:
+    """Waits for a worker's word; what libraries print meanwhile, as gloo does, is passed over."""
+    while (line := process.stdout.readline()).strip() != word:
+        if not line:
+            sys.exit("a worker failed: see above")
 
 
 def work(
