@@ -8,7 +8,6 @@ Takes half an hour on two cores. One that fails is said in its place, and the ex
 """
 
 import argparse
-import os
 import platform
 import re
 import subprocess
@@ -16,6 +15,8 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
+
+from jaxcl.data.batches import available_cores
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "performance.md"
@@ -101,7 +102,7 @@ def describe_machine() -> str:
     import jax
 
     device = jax.devices()[0]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = available_cores()
     packages = ", ".join(f"{name} {version(name)}" for name in ("jax", "flax", "optax"))
     kind = processor() if device.platform == "cpu" else f"{jax.device_count()} {device.device_kind}"
     return f"{kind}, {cores} cores, Python {platform.python_version()}, {packages}"

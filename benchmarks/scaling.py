@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 
 from jaxcl.compilation import keep_programs, prefer_fast_convolutions
+from jaxcl.data.batches import available_cores
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -196,7 +197,7 @@ def print_table(arguments: argparse.Namespace, results: list[dict]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = available_cores()
     table = Table(
         title=f"{arguments.config}: {arguments.per_device} examples a device, {cores} cores, "
         f"jax {jax.__version__}"

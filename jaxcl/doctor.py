@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcl.data.batches import available_cores
 from jaxcl.planning.chips import chip_of
 from jaxcl.training.devices import device_memory
 
@@ -46,7 +47,7 @@ def examine(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
       `advice`, what to change, in words.
     """
     device = jax.devices()[0]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = available_cores()
     found: dict[str, Any] = {
         "python": platform.python_version(),
         "versions": _versions(),
@@ -111,7 +112,7 @@ def _advice(found: Mapping[str, Any], environment: Mapping[str, str]) -> list[st
             else "jax found no device for it: look at its first error"
         )
         advice.append(f"{accelerators[0]} is installed, but the CPU is used: {why}")
-    if found["platform"] == "cpu" and found["devices"] > max(found["cores"] or 1, 1):
+    if found["platform"] == "cpu" and found["devices"] > found["cores"]:
         advice.append(
             f"{found['devices']} CPU devices share {found['cores']} cores: good for a test, slower "
             "than one"

@@ -37,21 +37,13 @@ def accumulated_loss_and_grad(loss_and_grad: LossAndGrad, *, parts: int) -> Loss
         batch: Batch,
         *,
         key: jax.Array,
-        progress: jax.Array | float = 0.0,
-        axis_name: str | None = None,
+        **options: Any,
     ) -> tuple[tuple[jax.Array, tuple[Any, Metrics]], Params]:
         chunks = jax.tree.map(lambda x: _every(x, parts), batch), jnp.arange(parts)
 
         def of_part(state: Any, part: tuple[Batch, jax.Array]) -> Any:
             own, number = part
-            return loss_and_grad(
-                params,
-                state,
-                own,
-                key=jax.random.fold_in(key, number),
-                progress=progress,
-                axis_name=axis_name,
-            )
+            return loss_and_grad(params, state, own, key=jax.random.fold_in(key, number), **options)
 
         def advance(total: tuple[Any, Any], part: tuple[Batch, jax.Array]) -> tuple[Any, Any]:
             state, sums = total

@@ -18,7 +18,6 @@ import optax
 from jax.sharding import PartitionSpec as P
 
 from jaxcl.memory import Bank, ShardedBank
-from jaxcl.methods import Method
 from jaxcl.training.optimizers import leaf_norms
 from jaxcl.training.state import TrainState, name_leaves, path_name
 
@@ -181,18 +180,6 @@ class SpreadState:
 
 
 Layout: TypeAlias = WholeState | SpreadState
-
-
-def spread(method: Method, whole: TrainState, axis_name: str, devices: int) -> SpreadState:
-    """The layout that spreads a method's state over so many devices.
-
-    Args:
-      method: the method.
-      whole: shapes and types of the state of one device.
-      axis_name: mapped axis of the devices.
-      devices: how many there are.
-    """
-    return SpreadState(axis_name, devices, whole, method.averages, method.banks)
 
 
 def own_parts(tree: Any, axis_name: str) -> Any:

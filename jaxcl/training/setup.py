@@ -14,7 +14,7 @@ from jaxcl.methods.gradient_cache import check_micro_batch
 from jaxcl.training.devices import AXIS, DeviceMap, check_batch_size, choose_devices
 from jaxcl.training.errors import UserError
 from jaxcl.training.experiment import Experiment
-from jaxcl.training.layout import Layout, WholeState, spread
+from jaxcl.training.layout import Layout, SpreadState, WholeState
 from jaxcl.training.probes import check_probe, make_probe_step
 from jaxcl.training.restoring import start_state
 from jaxcl.training.run_directory import RunFacts
@@ -64,7 +64,8 @@ class Setup:
         count = len(self.devices.devices)
         if not self.experiment.run.spread_state or count == 1:
             return WholeState(AXIS)
-        return spread(self.experiment.method, self.state_shapes, AXIS, count)
+        method = self.experiment.method
+        return SpreadState(AXIS, count, self.state_shapes, method.averages, method.banks)
 
     def place(self, state: TrainState) -> Any:
         """A host's state on the devices, as `step` takes it."""
