@@ -69,9 +69,9 @@ def measure(arguments: argparse.Namespace) -> dict:
     batch = data.batch_at(source, 0, batch_size=arguments.batch_size, seed=0)
     batch = {name: value for name, value in batch.items() if name != "replaced"}
 
-    states = [setup.place(setup.init_state()) for setup in alone]
+    states = [setup.start() for setup in alone]
     placed = [setup.devices.split(batch) for setup in alone]
-    everyone, everyones_batch = together.init_state(), together.place(batch)
+    everyone, everyones_batch = together.start(), together.place(batch)
 
     def in_turn(steps: int) -> None:
         for number, setup in enumerate(alone):

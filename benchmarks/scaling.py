@@ -152,7 +152,7 @@ def work(
     whole = batch_at(setup.source, 0, batch_size=size, seed=0)
     rows = slice(index * size // processes, (index + 1) * size // processes)
     host = {name: array[rows] for name, array in whole.items() if name != "replaced"}
-    state = setup.place(setup.init_state())
+    state = setup.start()
 
     def take(count: int) -> None:
         nonlocal state

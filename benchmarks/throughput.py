@@ -110,8 +110,7 @@ def measure(arguments: argparse.Namespace, mapping: str) -> dict:
     ready = host | {"image": np.asarray(255 * views[0].clip(0, 1)).astype(np.uint8)}
     plainly = dataclasses.replace(setup, experiment=dataclasses.replace(experiment, views=plain))
 
-    state = setup.init_state()
-    without_views = setup.place(state)
+    without_views = setup.start()
 
     def train_without_views(count: int) -> None:
         nonlocal without_views
@@ -121,7 +120,7 @@ def measure(arguments: argparse.Namespace, mapping: str) -> dict:
 
     program = setup.step
     placed = setup.devices.split(host)
-    running = setup.place(state)
+    running = setup.start()
     compiled = program.lower(running, placed).compile()
     cost = compiled.cost_analysis() or {}
     cost = cost[0] if isinstance(cost, list) else cost

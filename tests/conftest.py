@@ -1,5 +1,6 @@
 """Eight CPU devices for every test: set before jax is first imported."""
 
+import importlib.metadata
 import os
 import shutil
 import tempfile
@@ -22,8 +23,23 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+# Compilers of kernels that make slower ones, in half the time; XLA aborts at a flag that it does
+# not know.
+JAXLIB = tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2]))
+QUICK_FLAGS = {
+    "--xla_cpu_opt_preset=CPU_OPT_PRESET_FAST_COMPILE": (0, 10) <= JAXLIB < (0, 13),
+    "--xla_cpu_use_fusion_emitters=false": (0, 10) <= JAXLIB < (0, 12),
+}
 MAPS = Path("/proc/self/maps")
 MOST_MAPS = 30_000
+
+
+def pytest_configure(config):
+    """The fast tests compile much and run little of it: the slow ones, most of which train, do not
+    get the flags."""
+    if config.option.markexpr == "not slow":
+        known = [flag for flag, is_known in QUICK_FLAGS.items() if is_known]
+        os.environ["XLA_FLAGS"] = " ".join([os.environ["XLA_FLAGS"], *known])
 
 
 def pytest_runtest_teardown():

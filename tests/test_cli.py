@@ -240,7 +240,7 @@ BAD_INPUT = {
         quick("--schedule.warmup_epochs", "5"),
         "shorten the warm-up",
     ),
-    "seed below 0": (quick("--train.seed", "-1"), "train.seed must not be negative"),
+    "seed below 0": (quick("--train.seed", "-1"), "train.seed must be from 0 to "),
     "workers below 0": (quick("--run.workers", "-1"), "run.workers must not be negative"),
     "type that is none": (quick("--method.encoder.dtype", "float17"), "float17.*bfloat16"),
     "layer without width": (quick("--method.encoder.widths", "0"), "SmallCNN widths are"),

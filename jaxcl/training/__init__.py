@@ -10,7 +10,13 @@ from jaxcl.training.observers import read_metrics
 from jaxcl.training.optimizers import LARS, SGD, AdamW, Optimizer, Schedule
 from jaxcl.training.population import Population
 from jaxcl.training.population_loop import PopulationDirectory, PopulationOutcome, train_population
-from jaxcl.training.restoring import RestoredRun, restore_run, start_state, view_shapes
+from jaxcl.training.restoring import (
+    RestoredRun,
+    restore_run,
+    start_state,
+    state_shapes,
+    view_shapes,
+)
 from jaxcl.training.run_directory import RunDirectory, free_directory
 from jaxcl.training.setup import Setup, set_up
 from jaxcl.training.state import TrainState, init_state
@@ -54,6 +60,7 @@ __all__ = [
     "restore_run",
     "set_up",
     "start_state",
+    "state_shapes",
     "to_data",
     "train",
     "train_population",

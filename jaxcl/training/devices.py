@@ -17,6 +17,10 @@ AXIS = "devices"
 
 Mapping = Literal["pmap", "shard_map"]
 
+RUNS_ONCE = {"xla_backend_optimization_level": 1}
+"""Options of the compiler for a program that takes longer to compile than to run: half the time,
+and on a CPU the same bits."""
+
 _WHOLE = P()
 
 
@@ -65,6 +69,12 @@ class DeviceMap:
         """Places a host's state on the devices, in buffers of its own."""
         host = jax.tree.map(np.asarray, state)
         return jax.device_put(host, self._shardings(specs))
+
+    def make(self, state: Callable[[Any], Any], seed: Any, specs: Any = _WHOLE) -> Any:
+        """What `state(seed)` returns, computed where `place` would put it."""
+        return jax.jit(state, out_shardings=self._shardings(specs), compiler_options=RUNS_ONCE)(
+            seed
+        )
 
     def split(self, batch: Any) -> Any:
         """Places a host batch of [b, ...] arrays, without waiting: this process's rows, a part on

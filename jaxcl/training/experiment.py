@@ -34,8 +34,8 @@ class Train:
             raise ValueError(f"train.epochs must be positive, got {self.epochs}")
         if self.accumulate < 1:
             raise ValueError(f"train.accumulate must be at least 1, got {self.accumulate}")
-        if self.seed < 0:
-            raise ValueError(f"train.seed must not be negative, got {self.seed}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"train.seed must be from 0 to 2**32 - 1, got {self.seed}")
 
 
 @dataclasses.dataclass(frozen=True)

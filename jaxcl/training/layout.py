@@ -65,7 +65,7 @@ class WholeState:
         return P()
 
     def packed(self, state: Any) -> Any:
-        """A host's state, or its shapes, as they are placed on the devices."""
+        """A state, of a host or within a program, as it is placed on the devices."""
         return state
 
     def unpacked(self, state: Any, fetch: Callable[[Any], np.ndarray]) -> Any:
@@ -142,14 +142,13 @@ class SpreadState:
             kind = self._kind(path_name(path), leaf)
             if kind is None:
                 return leaf
-            if kind == "network":
-                shape = (1,) * (leaf.ndim - 1) + (self.devices * _chunk(leaf, self.devices),)
-            else:
-                shape = (self.devices * -(-len(leaf) // self.devices), *leaf.shape[1:])
-            if isinstance(leaf, jax.ShapeDtypeStruct):
-                return jax.ShapeDtypeStruct(shape, leaf.dtype)
-            flat = np.asarray(leaf).ravel()
-            return np.pad(flat, (0, math.prod(shape) - flat.size)).reshape(shape)
+            pad = np.pad if isinstance(leaf, np.ndarray) else jnp.pad
+            if kind == "bank":
+                rows = -(-len(leaf) // self.devices) * self.devices
+                return pad(leaf, ((0, rows - len(leaf)), (0, 0)))
+            size = self.devices * _chunk(leaf, self.devices)
+            row = pad(leaf.ravel(), (0, size - leaf.size))
+            return row.reshape((1,) * (leaf.ndim - 1) + (size,))
 
         return jax.tree_util.tree_map_with_path(pack, state)
 

@@ -192,7 +192,7 @@ def _start_or_resume(
 ) -> tuple[int, TrainState]:
     restored = checkpoints.restore(setup.state_shapes)
     if restored is None:
-        return 0, setup.place(setup.init_state())
+        return 0, setup.start()
     for reason in restored.passed_over:
         say(console, f"note: passed over a checkpoint: {reason}")
     say(console, f"resuming after step {restored.step}")

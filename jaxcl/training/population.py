@@ -152,7 +152,7 @@ class PopulationSetup:
         batch_size = population.experiment.train.batch_size
         self._peaks = [member.optimizer.peak(batch_size) for member in population.members]
         self._schedules = {
-            member.optimizer.peak(batch_size): self._schedule(member)
+            member.optimizer.peak(batch_size): jax.jit(self._schedule(member))
             for member in population.members
         }
         try:
@@ -172,8 +172,8 @@ class PopulationSetup:
         rates = {peak: float(schedule(step)) for peak, schedule in self._schedules.items()}
         return [rates[peak] for peak in self._peaks]
 
-    def init_state(self) -> TrainState:
-        """The state before the first step, of all members."""
+    def start(self) -> TrainState:
+        """The state before the first step, of all members, on the device."""
         facts = self.setup.facts
         return self.stack(
             [

@@ -281,7 +281,7 @@ def _start_or_resume(
         )
     states = [each.state for each in restored if each is not None]
     if not states:
-        return 0, setup.init_state()
+        return 0, setup.start()
     say(console, f"resuming after step {steps[0]}")
     return steps[0], setup.stack(states)
 

@@ -1,14 +1,17 @@
 """What a run has learned so far, read back without its training data."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxcl.augment import Views, batch_views
 from jaxcl.methods import Batch
 from jaxcl.training.checkpoints import Checkpoints
+from jaxcl.training.devices import RUNS_ONCE
 from jaxcl.training.errors import UserError
 from jaxcl.training.experiment import Experiment
 from jaxcl.training.probes import init_probe
@@ -47,7 +50,7 @@ def restore_run(directory: Path, experiment: Experiment | None = None) -> Restor
     facts = files.read_facts()
     image = facts.image
     restored = Checkpoints(files.checkpoints).restore(
-        jax.eval_shape(lambda: start_state(experiment, image, classes=facts.classes))
+        state_shapes(experiment, image, classes=facts.classes)
     )
     if restored is None:
         raise UserError(f"{directory} has no checkpoint yet; run: jaxcl train {directory}")
@@ -64,15 +67,39 @@ def start_state(
       image: shape [H, W, C] and type of the images.
       classes: one more than the largest label; None leaves the probes out.
     """
-    views = tuple(jnp.zeros(v.shape, v.dtype) for v in view_shapes(experiment.views, image))
+    make = jax.jit(state_maker(experiment, image, classes=classes), compiler_options=RUNS_ONCE)
+    state: TrainState = make(np.uint32(experiment.train.seed))
+    return state
+
+
+def state_shapes(
+    experiment: Experiment, image: jax.ShapeDtypeStruct, *, classes: int | None = None
+) -> TrainState:
+    """`start_state` as shapes and types, nothing computed."""
+    make = state_maker(experiment, image, classes=classes)
+    shapes: TrainState = jax.eval_shape(make, jax.ShapeDtypeStruct((), np.uint32))
+    return shapes
+
+
+def state_maker(
+    experiment: Experiment, image: jax.ShapeDtypeStruct, *, classes: int | None
+) -> Callable[[jax.Array], TrainState]:
+    """As `start_state`, a function of the seed, to be jitted: op by op it would be some fifty
+    programs, and with a seed that the compiler knows it would compute the numbers itself."""
+    shapes = view_shapes(experiment.views, image)
     # The state of an optimizer has the same structure at any learning rate.
     optimizer = experiment.optimizer.build(lambda step: jnp.zeros(()))
     method, probe = experiment.method, experiment.probe
-    state = init_state(method, optimizer, Batch(views=views), seed=experiment.train.seed)
-    if probe is None or classes is None:
-        return state
-    features = jax.eval_shape(method.embed, state.params, state.method, views[0])
-    return dataclasses.replace(state, probe=init_probe(probe, features.shape[-1], classes))
+
+    def make(seed: jax.Array) -> TrainState:
+        views = tuple(jnp.zeros(view.shape, view.dtype) for view in shapes)
+        state = init_state(method, optimizer, Batch(views=views), seed=seed)
+        if probe is None or classes is None:
+            return state
+        features = jax.eval_shape(method.embed, state.params, state.method, views[0])
+        return dataclasses.replace(state, probe=init_probe(probe, features.shape[-1], classes))
+
+    return make
 
 
 def view_shapes(views: Views, image: jax.ShapeDtypeStruct) -> tuple[jax.ShapeDtypeStruct, ...]:

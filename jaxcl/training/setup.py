@@ -16,7 +16,7 @@ from jaxcl.training.errors import UserError
 from jaxcl.training.experiment import Experiment
 from jaxcl.training.layout import Layout, SpreadState, WholeState
 from jaxcl.training.probes import check_probe, make_probe_step
-from jaxcl.training.restoring import start_state
+from jaxcl.training.restoring import state_maker, state_shapes
 from jaxcl.training.run_directory import RunFacts
 from jaxcl.training.state import TrainState
 from jaxcl.training.step import make_step
@@ -49,14 +49,10 @@ class Setup:
             None if labels is None else int(labels.max()) + 1,
         )
 
-    def init_state(self) -> TrainState:
-        """The state before the first step, on one device."""
-        return start_state(self.experiment, self.facts.image, classes=self.facts.classes)
-
     @cached_property
     def state_shapes(self) -> TrainState:
-        """`init_state` as shapes and types, nothing computed."""
-        return jax.eval_shape(self.init_state)
+        """Shapes and types of a whole state, nothing computed."""
+        return state_shapes(self.experiment, self.facts.image, classes=self.facts.classes)
 
     @cached_property
     def layout(self) -> Layout:
@@ -66,6 +62,16 @@ class Setup:
             return WholeState(AXIS)
         method = self.experiment.method
         return SpreadState(AXIS, count, self.state_shapes, method.averages, method.banks)
+
+    def start(self) -> Any:
+        """The state before the first step, made on the devices: of what is spread each makes its
+        part."""
+        make = state_maker(self.experiment, self.facts.image, classes=self.facts.classes)
+        return self.devices.make(
+            lambda seed: self.layout.packed(make(seed)),
+            np.uint32(self.experiment.train.seed),
+            self.layout.specs(),
+        )
 
     def place(self, state: TrainState) -> Any:
         """A host's state on the devices, as `step` takes it."""
@@ -78,9 +84,8 @@ class Setup:
 
     def placed_shapes(self) -> Any:
         """As `place`, of shapes and types, with the places."""
-        return self.devices.placed_shapes(
-            self.layout.packed(self.state_shapes), self.layout.specs()
-        )
+        packed = jax.eval_shape(self.layout.packed, self.state_shapes)
+        return self.devices.placed_shapes(packed, self.layout.specs())
 
     @cached_property
     def step(self) -> Any:
@@ -194,7 +199,7 @@ def _set_up(experiment: Experiment, given: Sequence[jax.Device] | None) -> Setup
             undecayed=experiment.method.undecayed,
             axis_name=AXIS if run.spread_state and len(devices) > 1 else None,
         ),
-        learning_rate=learning_rate,
+        learning_rate=jax.jit(learning_rate),  # for the log: one program, not one an operation
         steps_per_epoch=epoch,
         total_steps=total_steps,
         notices=tuple(notices),

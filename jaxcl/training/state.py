@@ -44,7 +44,7 @@ class TrainState:
 
 
 def init_state(
-    method: Method, optimizer: optax.GradientTransformation, batch: Batch, *, seed: int
+    method: Method, optimizer: optax.GradientTransformation, batch: Batch, *, seed: int | jax.Array
 ) -> TrainState:
     """The state before the first step.
 

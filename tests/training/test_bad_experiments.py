@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from conftest import make_experiment
+from small_runs import make_experiment
 
 from jaxcl import augment, data, encoders, methods, training
 from jaxcl.training import Checkpoints, RunDirectory, Train, UserError, train
@@ -105,7 +105,8 @@ def test_a_checkpoint_of_another_state_is_refused_by_name(tmp_path, experiment, 
     """As where a class of the user's own has changed, which the config does not show."""
     files = RunDirectory(tmp_path)
     checkpoints = Checkpoints(files.checkpoints)
-    checkpoints.save(4, training.set_up(experiment).init_state())
+    setup = training.set_up(experiment)
+    checkpoints.save(4, setup.fetch(setup.start()))
     checkpoints.close()
     other = dataclasses.replace(
         experiment, method=dataclasses.replace(experiment.method, queue_size=100)

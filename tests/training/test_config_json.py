@@ -7,7 +7,7 @@ from pathlib import Path
 
 import flax.linen as nn
 import pytest
-from conftest import make_experiment
+from small_runs import make_experiment
 
 from jaxcl import methods, training
 from jaxcl.training import differences, from_data, to_data

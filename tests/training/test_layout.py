@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from conftest import make_experiment
+from small_runs import make_experiment
 
 from jaxcl import encoders, methods, planning, training
 from jaxcl.training import Run, RunDirectory, UserError, read_metrics, restore_run, train

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-from conftest import make_experiment
+from small_runs import make_experiment
 
 from jaxcl import augment, data, encoders, methods, training
 from jaxcl.encoders.norm import BatchNorm
@@ -270,7 +270,7 @@ def test_a_checkpoint_that_does_not_hold_is_passed_over_and_named(tmp_path, expe
 
 def test_the_state_is_donated(experiment):
     setup = training.set_up(experiment)
-    state = setup.place(setup.init_state())
+    state = setup.start()
     program = setup.step
     zeros = {name: np.zeros(x.shape, x.dtype) for name, x in setup.batch_shapes().items()}
     batch = setup.devices.split(zeros)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import make_experiment
+from small_runs import make_experiment
 
 from jaxcl import data, encoders, methods, training
 from jaxcl.memory import Queue

@@ -8,7 +8,7 @@ import pytest
 
 from jaxcl import methods
 from jaxcl.cli import load_config
-from jaxcl.training import start_state
+from jaxcl.training import state_shapes
 from jaxcl.training.layout import WholeState
 from jaxcl.training.step import make_step
 
@@ -50,7 +50,7 @@ def test_a_step_fits_together(path):
         experiment.method, experiment.views, optimizer, total_steps=steps, layout=WholeState(None)
     )
     picture = jax.ShapeDtypeStruct((256, 256, 3), jnp.uint8)
-    state = jax.eval_shape(lambda: start_state(experiment, picture))
+    state = state_shapes(experiment, picture)
     batch = {
         "image": jax.ShapeDtypeStruct((BATCH, *picture.shape), picture.dtype),
         "index": jax.ShapeDtypeStruct((BATCH,), jnp.int32),

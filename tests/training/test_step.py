@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from conftest import make_experiment
+from small_runs import make_experiment
 
 from jaxcl import encoders, methods, training
 from jaxcl.training import Run, RunDirectory, UserError, read_metrics, train

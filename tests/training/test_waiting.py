@@ -7,7 +7,7 @@ import types
 import jax
 import numpy as np
 import pytest
-from conftest import make_experiment
+from small_runs import make_experiment
 
 from jaxcl import training
 from jaxcl.data import ArraySource, SourceConfig, records_at

@@ -1,0 +1,23 @@
+"""A small experiment on real digits, for every test of training."""
+
+import dataclasses
+
+from jaxcl import augment, data, encoders, methods, training
+
+
+def make_experiment(**changes):
+    """MoCo with cross-device batch statistics: 12 steps of 64 digits; `changes` of its fields."""
+    base = training.Experiment(
+        data=data.Digits(),
+        views=augment.crops(8),
+        method=methods.MoCo(
+            encoder=encoders.SmallCNN((4, 8)),
+            projector=encoders.moco_v2_projector(16),
+            queue_size=200,
+            momentum=0.9,
+        ),
+        optimizer=training.SGD(learning_rate=0.1),
+        train=training.Train(batch_size=64, epochs=12 / 23),
+        run=training.Run(devices=1, log_every=1, checkpoint_every=100),
+    )
+    return dataclasses.replace(base, **changes)
