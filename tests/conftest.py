@@ -1,5 +1,6 @@
 """Eight CPU devices for every test: set before jax is first imported."""
 
+import gc
 import importlib.metadata
 import os
 import shutil
@@ -15,6 +16,10 @@ import pytest
 # jax 0.10 can deadlock in a CPU collective when steps are dispatched without waiting.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
 
+# Tracing makes and drops so many objects that collecting the youngest at every 700 is a tenth of
+# the time.
+gc.set_threshold(20_000, 50, 100)
+
 # Many tests compile the same programs: the workers of one session share them.
 CACHE = os.environ.setdefault("JAXCL_TEST_CACHE", tempfile.mkdtemp(prefix="jaxcl-tests-"))
 os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE  # of processes that tests start, too
@@ -23,11 +28,12 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-# Compilers of kernels that make slower ones, in half the time; XLA aborts at a flag that it does
-# not know.
+# Programs that run slower and compile in less than half the time; XLA aborts at a flag that it
+# does not know.
 JAXLIB = tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2]))
 QUICK_FLAGS = {
     "--xla_cpu_opt_preset=CPU_OPT_PRESET_FAST_COMPILE": (0, 10) <= JAXLIB < (0, 13),
+    "--xla_cpu_parallel_codegen_split_count=1": (0, 10) <= JAXLIB < (0, 13),
     "--xla_cpu_use_fusion_emitters=false": (0, 10) <= JAXLIB < (0, 12),
 }
 MAPS = Path("/proc/self/maps")

@@ -55,6 +55,7 @@ def test_evaluate_prints_the_table_again(run_dir, capsys):
         assert word in printed
 
 
+@pytest.mark.slow
 def test_train_on_a_finished_run_directory_has_nothing_to_do(run_dir, capsys):
     rows = (run_dir / "metrics.jsonl").read_text()
     assert main(["train", str(run_dir), "--run.devices", "2"]) == 0
@@ -81,6 +82,7 @@ def test_embed_writes_features_with_file_names(run_dir, tmp_path, capsys):
     assert "3 x 8 features" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_embed_equals_the_method_on_the_same_images(run_dir, tmp_path):
     from jaxcl.data import Digits
     from jaxcl.training import restore_run

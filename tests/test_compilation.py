@@ -49,6 +49,7 @@ def test_the_second_run_does_not_compile(tmp_path):
     assert hits > 0
 
 
+@pytest.mark.slow
 def test_a_program_that_was_cut_off_is_compiled_again(tmp_path):
     first, _ = run(tmp_path)
     for path in kept(tmp_path):

@@ -18,10 +18,20 @@ MODULES = sorted(
 SLOW = {
     f"jaxcl.{name}"
     for name in (
+        "augment.auto_augment",
+        "augment.blur",
+        "augment.color",
+        "augment.geometry",
         "augment.transforms",
+        "encoders.cnn",
+        "encoders.norm",
+        "losses.clusters",
         "losses.covariance",
+        "losses.hard_negatives",
+        "losses.labelled_pairs",
         "losses.miners",
         "memory.bank",
+        "memory.choosing",
         "methods.gradient_cache",
         "methods.micro_batches",
         "testing",

@@ -65,6 +65,21 @@ class DeviceMap:
         )
         return jax.jit(mapped, donate_argnums=0)
 
+    def trace(self, program: Any, state: Any, batch: Any) -> None:
+        """Traces what `compile` returned, for its first call to find it done.
+
+        Args:
+          program: the function.
+          state: from `placed_shapes`.
+          batch: from `split_shapes`.
+        """
+        if self.mapping == "shard_map":
+            program.trace(state, batch)
+        elif jax.process_count() == 1:
+            program.lower(state, batch)  # pmap has no trace that a call would find
+        else:
+            jax.eval_shape(program, state, batch)
+
     def place(self, state: Any, specs: Any = _WHOLE) -> Any:
         """Places a host's state on the devices, in buffers of its own."""
         host = jax.tree.map(np.asarray, state)
@@ -79,9 +94,8 @@ class DeviceMap:
     def split(self, batch: Any) -> Any:
         """Places a host batch of [b, ...] arrays, without waiting: this process's rows, a part on
         each of its devices."""
-        mesh = self._mesh
-        if self.mapping == "pmap":  # which takes what lies on this process's own devices
-            mesh = Mesh(np.array(mesh.local_devices), (AXIS,), axis_types=(AxisType.Auto,))
+        mesh = self._batch_mesh
+        if self.mapping == "pmap":
             count = mesh.size
             batch = jax.tree.map(lambda x: x.reshape(count, len(x) // count, *x.shape[1:]), batch)
         sharding = NamedSharding(mesh, P(AXIS))
@@ -89,16 +103,16 @@ class DeviceMap:
 
     def split_shapes(self, batch: Any) -> Any:
         """What `split` makes of a whole batch, that of all processes: shapes, types, places."""
-        sharding = NamedSharding(self._mesh, P(AXIS))
-        if self.mapping == "pmap":
-            count, here = len(self.devices), self._mesh.local_mesh.size
-            return jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct((here, len(x) // count, *x.shape[1:]), x.dtype),
-                batch,
-            )
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), batch
-        )
+        mesh, count = self._batch_mesh, len(self.devices)
+        sharding = NamedSharding(mesh, P(AXIS))
+
+        def split(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            shape = x.shape
+            if self.mapping == "pmap":
+                shape = (mesh.size, len(x) // count, *shape[1:])
+            return jax.ShapeDtypeStruct(shape, x.dtype, sharding=sharding)
+
+        return jax.tree.map(split, batch)
 
     def placed_shapes(self, state: Any, specs: Any = _WHOLE) -> Any:
         """As `split_shapes`, of what `place` makes of a state."""
@@ -129,6 +143,13 @@ class DeviceMap:
     def _gathered(self) -> Callable[[jax.Array], jax.Array]:
         """Puts a whole array on every device; one function, so that each shape compiles once."""
         return jax.jit(lambda x: x, out_shardings=NamedSharding(self._mesh, _WHOLE))
+
+    @cached_property
+    def _batch_mesh(self) -> Mesh:
+        """The devices over which a batch is split; pmap takes what lies on this process's own."""
+        if self.mapping == "shard_map":
+            return self._mesh
+        return Mesh(np.array(self._mesh.local_devices), (AXIS,), axis_types=(AxisType.Auto,))
 
     @cached_property
     def _mesh(self) -> Mesh:

@@ -205,8 +205,10 @@ def _set_up(experiment: Experiment, given: Sequence[jax.Device] | None) -> Setup
         notices=tuple(notices),
     )
     # Traces views, networks and loss: what does not fit is said now, and the trace serves later.
-    batch = setup.devices.split_shapes(setup.batch_shapes())
-    jax.eval_shape(setup.advance, setup.placed_shapes(), batch)
+    state, batch = setup.placed_shapes(), setup.devices.split_shapes(setup.batch_shapes())
+    for program in (setup.probe_step, setup.step):
+        if program is not None:
+            setup.devices.trace(program, state, batch)
     return setup
 
 

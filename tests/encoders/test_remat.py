@@ -20,7 +20,6 @@ ENCODERS = {
     "vit": functools.partial(ViT, width=8, depth=3, heads=2, patch=4, image_size=16),
     "convnext": functools.partial(ConvNeXt, width=4, depths=(2, 2), patch=2),
 }
-FAST = ("vit",)
 
 
 def loss(encoder, variables, params):
@@ -39,10 +38,8 @@ def kept(encoder, variables):
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(pull))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in ENCODERS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ENCODERS)
 @pytest.mark.usefixtures("quick_compilation")
 def test_less_is_kept_and_nothing_else_changes(name):
     plain = ENCODERS[name]()

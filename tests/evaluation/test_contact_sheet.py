@@ -14,6 +14,7 @@ def tile(sheet, left, top, side):
     return np.asarray(sheet)[top : top + side, left : left + side]
 
 
+@pytest.mark.slow
 def test_tiles_are_pictures_and_their_views_unnormalized():
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)

@@ -141,6 +141,7 @@ def test_with_decay_zero_it_is_softmax_regression_on_frozen_features():
     np.testing.assert_allclose(tuned.params["head"]["bias"], bias, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_without_steps_nothing_moves_and_with_some_it_fits():
     network, weights, images, labels = small_problem()
     source, view = ArraySource(images, labels), augment.Compose(())

@@ -33,13 +33,14 @@ def close(ours, theirs):
 @pytest.mark.parametrize("name", METHODS)
 def test_it_is_the_mean_over_parts_one_after_another(name):
     method = METHODS[name]
-    params, state = method.init(KEY, BATCH)
+    params, state = jax.jit(method.init)(KEY, BATCH)
     (loss, (after, metrics)), grads = jax.jit(accumulated(method))(params, state, BATCH, key=KEY)
 
+    one_part = jax.jit(jax.value_and_grad(method.loss, has_aux=True))
     losses, gradients = [], []
     for part in range(PARTS):
         own = jax.tree.map(lambda x, part=part: x[part::PARTS], BATCH)
-        (each, (state, _)), gradient = jax.value_and_grad(method.loss, has_aux=True)(
+        (each, (state, _)), gradient = one_part(
             params, state, own, key=jax.random.fold_in(KEY, part)
         )
         losses.append(each)
@@ -54,12 +55,14 @@ def test_it_is_the_mean_over_parts_one_after_another(name):
 @pytest.mark.parametrize("devices", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_parts_are_the_same_on_any_devices(name, devices):
     method = METHODS[name]
-    params, state = method.init(KEY, BATCH)
+    params, state = jax.jit(method.init)(KEY, BATCH)
     expected = jax.jit(accumulated(method))(params, state, BATCH, key=KEY)
     split = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), BATCH)
-    (loss, (after, _)), grads = jax.vmap(
-        functools.partial(accumulated(method), params, state, key=KEY, axis_name="devices"),
-        axis_name="devices",
+    (loss, (after, _)), grads = jax.jit(
+        jax.vmap(
+            functools.partial(accumulated(method), params, state, key=KEY, axis_name="devices"),
+            axis_name="devices",
+        )
     )(split)
     if name == "moco":  # the order of keys in the queue is that of the devices
         order = lambda queue: np.sort(np.asarray(queue), axis=None)  # noqa: E731
@@ -71,7 +74,7 @@ def test_parts_are_the_same_on_any_devices(name, devices):
 def test_in_batch_negatives_are_those_of_a_part():
     """What sets it apart from micro-batches, whose negatives are those of the whole batch."""
     method = METHODS["simclr"]
-    params, state = method.init(KEY, BATCH)
+    params, state = jax.jit(method.init)(KEY, BATCH)
     (_, (_, metrics)), _ = jax.jit(accumulated(method))(params, state, BATCH, key=KEY)
     (_, (_, whole)), _ = jax.jit(cached_loss_and_grad(method, micro_batch=None))(
         params, state, BATCH, key=KEY
@@ -84,7 +87,7 @@ def test_in_batch_negatives_are_those_of_a_part():
 
 def test_parts_that_do_not_divide_a_batch_are_named():
     method = METHODS["simclr"]
-    params, state = method.init(KEY, BATCH)
+    params, state = jax.jit(method.init)(KEY, BATCH)
     with pytest.raises(ValueError, match="5 parts do not divide a device's batch of 32 examples"):
         accumulated_loss_and_grad(cached_loss_and_grad(method, micro_batch=None), parts=5)(
             params, state, BATCH, key=KEY

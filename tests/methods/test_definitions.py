@@ -43,9 +43,9 @@ def log_softmax(logits):
 
 def step(method, batch=BATCH):
     """The state before a step, the embeddings, the loss and the state after it."""
-    params, state = method.init(KEY, batch)
-    embeddings, _ = method.represent(params, state, batch, key=KEY)
-    loss, (after, metrics) = method.loss(params, state, batch, key=KEY, progress=0.5)
+    params, state = jax.jit(method.init)(KEY, batch)
+    embeddings, _ = jax.jit(method.represent)(params, state, batch, key=KEY)
+    loss, (after, metrics) = jax.jit(method.loss)(params, state, batch, key=KEY, progress=0.5)
     return state, [unit(rows) for rows in embeddings], float(loss), after, metrics
 
 
@@ -79,7 +79,7 @@ def test_instances_by_noise_contrast():
     wanted = -np.log(h(own)) - np.log(1 - h(queries @ noise.T)).sum(1)
     np.testing.assert_allclose(after.normalizer, z, rtol=1e-5)
     np.testing.assert_allclose(loss, wanted.mean(), rtol=1e-5)
-    again = method.loss(*method.init(KEY, BATCH)[:1], after, BATCH, key=KEY)[1][0]
+    again = jax.jit(method.loss)(*jax.jit(method.init)(KEY, BATCH)[:1], after, BATCH, key=KEY)[1][0]
     assert again.normalizer == after.normalizer  # kept
 
 
@@ -127,7 +127,7 @@ def test_sup_con_takes_every_other_view_of_a_class():
 def test_a_joint_embedding_encodes_each_view_by_itself(momentum):
     method = JointEmbedding(MLP((4,)), criterion=criteria.SIGReg(lambd=0.0), momentum=momentum)
     state, _, loss, after, _ = step(method)
-    params, _ = method.init(KEY, BATCH)
+    params, _ = jax.jit(method.init)(KEY, BATCH)
     kernel = np.asarray(params["encoder"]["dense0"]["kernel"], np.float64)
     z0, z1 = (view @ kernel for view in VIEWS)  # the target starts equal
     np.testing.assert_allclose(loss, np.square((z0 - z1) / 2).mean(), rtol=1e-5)
@@ -264,14 +264,14 @@ def test_the_encoder_runs_once_a_size(make):
 
     method = make(Watched((4, 8)), MLP((6,)), prototypes=7)
     batch = Batch(CROPS)
-    params, state = method.init(KEY, batch)
+    params, state = jax.jit(method.init)(KEY, batch)
     calls.clear()
-    embeddings, _ = method.represent(params, state, batch, key=KEY)
+    embeddings, _ = jax.jit(method.represent)(params, state, batch, key=KEY)
     student = [(2 * N, 16, 16, 1), (3 * N, 8, 8, 1)]
     assert calls == student + ([] if make is SwAV else [(2 * N, 16, 16, 1)])
     assert len(embeddings) == (5 if make is SwAV else 7)
     plain = dataclasses.replace(method, encoder=SmallCNN((4, 8)))
-    losses = plain.loss(params, state, batch, key=KEY)
+    losses = jax.jit(plain.loss)(params, state, batch, key=KEY)
     assert np.isfinite(losses[0])
 
 
@@ -281,7 +281,7 @@ def test_the_encoder_runs_once_a_size(make):
     ids=["swav", "dino"],
 )
 def test_prototypes_stay_at_first_and_have_their_lengths(method):
-    params, _ = method.init(KEY, BATCH)
+    params, _ = jax.jit(method.init)(KEY, BATCH)
     moved = jax.tree.map(lambda x: 3 * x + 1, params)
     kept = method.constrain(moved, params, progress=0.05)
     np.testing.assert_array_equal(kept["prototypes"]["kernel"], params["prototypes"]["kernel"])
@@ -298,11 +298,11 @@ def test_prototypes_stay_at_first_and_have_their_lengths(method):
 def test_swavs_queue_takes_part_from_its_time_on():
     with_queue = SwAV(MLP((4,)), prototypes=7, queue_size=24, queue_from=0.5)
     without = dataclasses.replace(with_queue, queue_size=0)
-    params, state = with_queue.init(KEY, BATCH)
-    _, bare = without.init(KEY, BATCH)
+    params, state = jax.jit(with_queue.init)(KEY, BATCH)
+    _, bare = jax.jit(without.init)(KEY, BATCH)
 
     def loss(method, state, progress):
-        return float(method.loss(params, state, BATCH, key=KEY, progress=progress)[0])
+        return float(jax.jit(method.loss)(params, state, BATCH, key=KEY, progress=progress)[0])
 
     assert loss(with_queue, state, 0.49) == pytest.approx(loss(without, bare, 0.49), rel=1e-6)
     assert loss(with_queue, state, 0.5) != pytest.approx(loss(without, bare, 0.5), rel=1e-4)
@@ -376,8 +376,8 @@ def test_an_index_outside_the_bank_gives_no_number():
     """Which the trainer takes for divergence; nothing is written into the bank for it."""
     method = InstanceDiscrimination(MLP((4,)), bank_size=20)
     outside = dataclasses.replace(BATCH, index=jnp.arange(N) + 19)
-    params, state = method.init(KEY, outside)
-    loss, (after, _) = method.loss(params, state, outside, key=KEY)
+    params, state = jax.jit(method.init)(KEY, outside)
+    loss, (after, _) = jax.jit(method.loss)(params, state, outside, key=KEY)
     assert jnp.isnan(loss)
     np.testing.assert_array_equal(after.bank.embeddings[:19], state.bank.embeddings[:19])
 

@@ -183,8 +183,8 @@ def test_moco_follows_algorithm_1():
     """One step against the algorithm in NumPy: encode, contrast, enqueue, average."""
     method = MoCo(MLP((4,)), temperature=0.3, queue_size=24, momentum=0.9, shuffle=False)
     batch = make_batch(0)
-    params, state = method.init(KEY, batch)
-    loss, (state_after, _) = method.loss(params, state, batch, key=KEY)
+    params, state = jax.jit(method.init)(KEY, batch)
+    loss, (state_after, _) = jax.jit(method.loss)(params, state, batch, key=KEY)
     moved = jax.tree.map(lambda x: x + 1.0, params)
     state_after = method.end_step(moved, state_after, progress=0.0)
 
@@ -215,10 +215,10 @@ def test_masked_own_keys_are_no_negatives():
     """The loss of a queue that holds them equals that of a queue without those rows."""
     method = MoCo(MLP((4,)), queue_size=20, mask_own_keys=True, shuffle=False)
     batch = make_batch(0)
-    params, state = method.init(KEY, batch)
+    params, state = jax.jit(method.init)(KEY, batch)
     queue = dataclasses.replace(state.queue, ids=jnp.tile(jnp.array([batch.index[0], 99]), 10))
     state = dataclasses.replace(state, queue=queue)
-    (queries, keys), state = method.represent(params, state, batch, key=KEY)
+    (queries, keys), state = jax.jit(method.represent)(params, state, batch, key=KEY)
     loss, after, metrics = method.objective(params, state, (queries, keys), batch, progress=0.0)
     others = np.where(queue.ids != batch.index[:, None], 1.0, 0.0)
     unit = queries / jnp.linalg.norm(queries, axis=1, keepdims=True)
@@ -234,10 +234,10 @@ def test_simclr_v2_contrasts_with_its_memory_too():
     """One step against NumPy: negatives of batch and queue, both views enqueued, an average."""
     method = SimCLR(MLP((4,)), temperature=0.3, queue_size=40, momentum=0.9)
     batch = make_batch(0)
-    params, state = method.init(KEY, batch)
+    params, state = jax.jit(method.init)(KEY, batch)
     slow = jax.tree.map(lambda x: x + 0.5, params)  # as if it had stayed behind
     state = dataclasses.replace(state, memory=dataclasses.replace(state.memory, params=slow))
-    loss, (after, metrics) = method.loss(params, state, batch, key=KEY)
+    loss, (after, metrics) = jax.jit(method.loss)(params, state, batch, key=KEY)
     after = method.end_step(params, after, progress=0.0)
 
     def encode(weights, x):
@@ -272,9 +272,9 @@ def test_plain_memory_is_a_difference_of_mean_distances():
         MLP((5,)), memory_size=20, negatives=20, choose="hardest", distance="cosine"
     )
     batch = make_batch(0)
-    params, state = method.init(KEY, batch)
-    (queries, positives), _ = method.represent(params, state, batch, key=KEY)
-    loss, (state_after, _) = method.loss(params, state, batch, key=KEY)
+    params, state = jax.jit(method.init)(KEY, batch)
+    (queries, positives), _ = jax.jit(method.represent)(params, state, batch, key=KEY)
+    loss, (state_after, _) = jax.jit(method.loss)(params, state, batch, key=KEY)
     entries = np.asarray(state.memory.embeddings)
     expected = (1 - (queries * positives).sum(1)) - (1 - queries @ entries.T).mean(1)
     np.testing.assert_allclose(loss, expected.mean(), rtol=1e-4, atol=1e-6)
@@ -284,8 +284,8 @@ def test_plain_memory_is_a_difference_of_mean_distances():
 def test_plain_memory_takes_positives_from_the_examples_own_entries():
     method = METHODS["memory, own entry"]
     batch = make_batch(0)
-    params, state = method.init(KEY, batch)
-    (queries, positives), state = method.represent(params, state, batch, key=KEY)
+    params, state = jax.jit(method.init)(KEY, batch)
+    (queries, positives), state = jax.jit(method.represent)(params, state, batch, key=KEY)
     np.testing.assert_array_equal(positives, state.memory.embeddings[batch.index])
     _, state, _ = method.objective(params, state, (queries, positives), batch, progress=0.0)
     np.testing.assert_allclose(state.memory.embeddings[batch.index], queries, atol=1e-6)
@@ -294,8 +294,8 @@ def test_plain_memory_takes_positives_from_the_examples_own_entries():
 def test_negatives_of_a_query_are_never_its_own_entry():
     method = dataclasses.replace(METHODS["memory, own entry"], negatives=64)
     batch = make_batch(0)
-    params, state = method.init(KEY, batch)
-    (queries, _), state = method.represent(params, state, batch, key=KEY)
+    params, state = jax.jit(method.init)(KEY, batch)
+    (queries, _), state = jax.jit(method.represent)(params, state, batch, key=KEY)
     own = state.memory.embeddings[batch.index]
     for choose in ("random", "hardest"):
         chooser = dataclasses.replace(method, choose=choose, negatives=63)
@@ -314,7 +314,7 @@ def test_simclr_v2_embeds_from_inside_its_projector():
     plain = SimCLR(ENCODER, encoders.simclr_v2_projector(6, hidden=9))
     inside = dataclasses.replace(plain, embed_layers=1)
     batch = make_batch(0)
-    params, state = plain.init(KEY, batch)
+    params, state = jax.jit(plain.init)(KEY, batch)
     assert plain.embed(params, state, batch.views[0]).shape == (16, 8)
     assert inside.embed(params, state, batch.views[0]).shape == (16, 9)
 

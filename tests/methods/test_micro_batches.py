@@ -90,38 +90,31 @@ def run(method, *, micro_batch, devices=None):
     return jax.tree.map(lambda x: x[0], mapped(params, state, split))
 
 
-def all_but(fast, cases):
-    slow = [pytest.param(*case, marks=pytest.mark.slow) for case in cases if case not in fast]
-    return [*fast, *slow]
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "groups", "micro_batch"),
-    all_but(
-        [("moco", 8, 8)],
-        [
+    [
+        *(
             (name, groups, micro_batch)
             for name in make_methods(None)
             for groups, micro_batch in [(None, 4), (None, 16), (None, 32), (8, 8), (8, 16)]
-        ]
-        + [(name, 8, 8) for name in more_methods(*networks(8), examples=64)],
-    ),
+        ),
+        *((name, 8, 8) for name in more_methods(*networks(8), examples=64)),
+    ],
 )
 def test_all_is_that_of_the_whole_batch(name, groups, micro_batch):
     method = make_all_methods(groups)[name]
     assert_equal(run(method, micro_batch=micro_batch), run(method, micro_batch=None))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "groups", "devices"),
-    all_but(
-        [],
-        [
-            (name, groups, devices)
-            for name in make_methods(None)
-            for groups, devices in [(None, 1), (None, 2), (None, 8), (4, 2), (2, 4)]
-        ],
-    ),
+    [
+        (name, groups, devices)
+        for name in make_methods(None)
+        for groups, devices in [(None, 1), (None, 2), (None, 8), (4, 2), (2, 4)]
+    ],
 )
 def test_devices_change_nothing(name, groups, devices):
     """Without norms against one device; with groups, which are each device's, against its own."""

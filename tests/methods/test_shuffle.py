@@ -119,8 +119,8 @@ def views():
 
 def test_groups_on_one_device_equal_local_statistics_on_eight():
     whole = Batch(views())
-    params, state = moco(8).init(KEY, whole)
-    (queries, keys), new_state = moco(8).represent(params, state, whole, key=KEY)
+    params, state = jax.jit(moco(8).init)(KEY, whole)
+    (queries, keys), new_state = jax.jit(moco(8).represent)(params, state, whole, key=KEY)
 
     def local(view0, view1):
         return moco(1).represent(params, state, Batch((view0, view1)), key=KEY, axis_name="d")
@@ -140,12 +140,12 @@ def test_without_shuffling_statistics_tell_which_keys_stand_together():
     """A key's embedding hangs on its batch mates: the very ones of its query, unless shuffled."""
     batch = Batch(views())
     changed = Batch((batch.views[0], batch.views[1].at[0].add(10.0)))
-    params, state = moco(8).init(KEY, batch)
+    params, state = jax.jit(moco(8).init)(KEY, batch)
 
     def neighbours_of_row_0(shuffle):
         method = moco(8, shuffle)
-        (_, keys), _ = method.represent(params, state, batch, key=KEY)
-        (_, keys_changed), _ = method.represent(params, state, changed, key=KEY)
+        (_, keys), _ = jax.jit(method.represent)(params, state, batch, key=KEY)
+        (_, keys_changed), _ = jax.jit(method.represent)(params, state, changed, key=KEY)
         moved = np.abs(keys - keys_changed).max(axis=1) > 1e-4
         return set(np.flatnonzero(moved)) - {0}
 

@@ -141,7 +141,7 @@ def test_method_follows_its_reference(case):
     method = make_method(case)
     count = sum(name.startswith(f"{case}/view") for name in GOLDEN)
     views = [array(case, f"view{number}") for number in range(count)]
-    params, state = method.init(jax.random.key(0), Batch(tuple(view[0] for view in views)))
+    params, state = jax.jit(method.init)(jax.random.key(0), Batch(tuple(view[0] for view in views)))
     params = parameters_of(case, "start", params)
     state = state_of(case, "start", state, params)
     optimizer = optax.chain(

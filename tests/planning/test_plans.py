@@ -120,6 +120,7 @@ def test_times_are_quotients_of_the_figures(experiment):
     assert (examples, size) == (64 / fastest, 64 / fastest * 772)
 
 
+@pytest.mark.slow
 def test_what_was_compiled_is_kept(experiment, monkeypatch, tmp_path):
     said = []
     first = planning.plan(experiment, here(), say=said.append)

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from jaxcl.training import check_in as check_in_module
 from jaxcl.training.check_in import check_in
 from jaxcl.training.errors import UserError
 
@@ -14,6 +15,12 @@ from jaxcl.training.errors import UserError
 def port():
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch):
+    """These processes all come at once: nobody is late."""
+    monkeypatch.setattr(check_in_module, "_LINGER", 0.5)
 
 
 def outcomes(port, processes, seconds=20):

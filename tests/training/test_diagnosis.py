@@ -64,6 +64,7 @@ def test_healthy_runs_raise_no_alarm(name, tmp_path):
     assert train(changed(name), tmp_path, console=Console(quiet=True)).alarms == ()
 
 
+@pytest.mark.slow
 def test_batch_statistics_that_leak_are_named_before_the_first_step():
     quickstart = load_config(CONFIGS / "quickstart.py")
     of_all = dataclasses.replace(quickstart.method.encoder, batch_norm_groups=None)

@@ -41,10 +41,6 @@ EXPERIMENTS = {
         )
     },
 }
-FAST = ("moco",)
-CASES = [
-    name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in EXPERIMENTS
-]
 
 
 def on(devices, spread, **changes):
@@ -62,7 +58,8 @@ def trained(experiment, directory, console):
     return found, name_leaves(restore_run(directory).state)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPERIMENTS)
 def test_a_spread_state_changes_no_number(tmp_path, quiet, name):
     whole = trained(on(8, False, **EXPERIMENTS[name]), tmp_path / "whole", quiet)
     spread = trained(on(8, True, **EXPERIMENTS[name]), tmp_path / "spread", quiet)

@@ -52,12 +52,13 @@ def assert_learned_the_same(probed, plain):
         np.testing.assert_array_equal(probed[name], array, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("devices", "mapping"),
     [
         (1, "pmap"),
-        pytest.param(8, "pmap", marks=pytest.mark.slow),
-        pytest.param(8, "shard_map", marks=pytest.mark.slow),
+        (8, "pmap"),
+        (8, "shard_map"),
     ],
 )
 def test_what_is_learned_is_the_very_same_with_and_without(tmp_path, quiet, devices, mapping):
