@@ -218,6 +218,7 @@ def test_only_sizes_that_groups_divide_are_tried(experiment, modelled):
     assert all(size % 24 == 0 for size in tried)
 
 
+@pytest.mark.slow
 def test_a_state_that_alone_is_too_large_ends_the_search(experiment):
     found = planning.largest_batch(experiment, here(memory=1000.0))
     assert [each.batch_size for each in found] == [4, 64]

@@ -123,7 +123,8 @@ def test_extreme_logits(reduction, scale):
     check(kernel(reduction, *arguments), dense(reduction, *arguments), 1e-5, of_gradients=5e-4)
 
 
-@pytest.mark.parametrize("scale", [14.0, pytest.param(2.0, marks=SLOW)])
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", [14.0, 2.0])
 @pytest.mark.parametrize("reduction", ONE_FAST)
 def test_bfloat16_rows(reduction, scale):
     """The products of bfloat16 rows are exact; weights are rounded once, by 2**-8 at most."""

@@ -2,7 +2,7 @@
 
 import pytest
 from rich.console import Console
-from small_runs import make_experiment
+from small_runs import make_experiment, make_plain_experiment
 
 
 @pytest.fixture
@@ -14,3 +14,8 @@ def quiet():
 @pytest.fixture
 def experiment():
     return make_experiment()
+
+
+@pytest.fixture
+def plain():
+    return make_plain_experiment()

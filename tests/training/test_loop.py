@@ -254,8 +254,8 @@ def test_stopped_on_8_devices_goes_on_on_2_under_the_other_mapping(
     )
 
 
-def test_a_checkpoint_that_does_not_hold_is_passed_over_and_named(tmp_path, experiment, quiet):
-    often = dataclasses.replace(experiment, run=Run(devices=1, log_every=1, checkpoint_every=4))
+def test_a_checkpoint_that_does_not_hold_is_passed_over_and_named(tmp_path, plain, quiet):
+    often = dataclasses.replace(plain, run=Run(devices=1, log_every=1, checkpoint_every=4))
     train(often, tmp_path / "run", console=quiet)
     expected = losses(tmp_path / "run")
     folder = RunDirectory(tmp_path / "run").checkpoints
@@ -282,21 +282,21 @@ def test_the_state_is_donated(experiment):
     assert int(new_state.step) == 1
 
 
-def test_two_runs_cannot_share_a_directory(tmp_path, experiment, quiet):
+def test_two_runs_cannot_share_a_directory(tmp_path, plain, quiet):
     with (
         RunLock(tmp_path),
         pytest.raises(UserError, match=f"in use by process {os.getpid()} on"),
     ):
-        train(experiment, tmp_path, console=quiet)
+        train(plain, tmp_path, console=quiet)
     assert not RunDirectory(tmp_path).config.exists()  # nothing was written
     (tmp_path / "lock.json").write_text("left by a killed process")
-    assert train(experiment, tmp_path, console=quiet).finished
+    assert train(plain, tmp_path, console=quiet).finished
 
 
-def test_other_data_on_resuming_are_named(tmp_path, experiment, quiet):
+def test_other_data_on_resuming_are_named(tmp_path, plain, quiet):
     np.savez(tmp_path / "data.npz", image=np.zeros((100, 8, 8), np.uint8))
     arrays = dataclasses.replace(
-        experiment,
+        plain,
         data=data.Arrays(str(tmp_path / "data.npz")),
         train=Train(batch_size=32, epochs=1),
     )
@@ -319,7 +319,7 @@ def test_a_run_with_the_users_own_classes_resumes_with_its_config(
         training.restore_run(tmp_path)
 
 
-def test_what_could_not_be_read_loses_no_step(tmp_path, experiment, quiet, monkeypatch):
+def test_what_could_not_be_read_loses_no_step(tmp_path, plain, quiet, monkeypatch):
     from jaxcl.data import batches
 
     make = batches.batch_at
@@ -332,16 +332,14 @@ def test_what_could_not_be_read_loses_no_step(tmp_path, experiment, quiet, monke
     with monkeypatch.context() as patch:
         patch.setattr(batches, "batch_at", failing)
         with pytest.raises(training.UserError, match="reading the data: the disk is gone"):
-            train(experiment, tmp_path, console=quiet)
+            train(plain, tmp_path, console=quiet)
     assert Checkpoints(RunDirectory(tmp_path).checkpoints).steps() == [8]
-    assert train(experiment, tmp_path, console=quiet).finished
+    assert train(plain, tmp_path, console=quiet).finished
 
 
-def test_another_experiment_is_refused_by_name(tmp_path, experiment, quiet):
-    train(experiment, tmp_path, console=quiet)
-    other = dataclasses.replace(
-        experiment, method=dataclasses.replace(experiment.method, temperature=0.5)
-    )
+def test_another_experiment_is_refused_by_name(tmp_path, plain, quiet):
+    train(plain, tmp_path, console=quiet)
+    other = dataclasses.replace(plain, method=dataclasses.replace(plain.method, temperature=0.5))
     with pytest.raises(UserError, match=r"method.temperature: 0.2 there, 0.5 here"):
         train(other, tmp_path, console=quiet)
 
@@ -456,9 +454,9 @@ def test_a_device_without_memory_is_said_with_what_takes_less(experiment):
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
 
-def test_the_log_says_where_the_time_went(tmp_path, experiment, quiet):
-    often = dataclasses.replace(experiment.run, checkpoint_every=3)
-    train(dataclasses.replace(experiment, run=often), tmp_path / "run", console=quiet)
+def test_the_log_says_where_the_time_went(tmp_path, plain, quiet):
+    often = dataclasses.replace(plain.run, checkpoint_every=3)
+    train(dataclasses.replace(plain, run=often), tmp_path / "run", console=quiet)
     rows = read_metrics(RunDirectory(tmp_path / "run").metrics)
     shares = [[row[f"{part}_share"] for part in ("computing", "waiting", "saving")] for row in rows]
     np.testing.assert_allclose(np.sum(shares, axis=1), 1)
