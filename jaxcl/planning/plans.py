@@ -55,7 +55,8 @@ class Plan:
     bytes_accessed: float
     """Between chip and main memory, by the compiler, where the body of a loop counts once; for GPUs
     by `count_traffic`, which counts too much of loops."""
-    collectives: tuple[Collective, ...]
+    collectives: tuple[Collective, ...] | None
+    """None where jax cannot read back the program that a newer libtpu made."""
     example_bytes: float
     """Of one example, as the host sends it to the chips."""
     compile_seconds: float
@@ -76,15 +77,22 @@ class Plan:
         return self.bytes_accessed / self.slice.chip.memory_bandwidth
 
     @property
+    def sent(self) -> float:
+        """Bytes that a chip has to send to others; NaN where nobody knows."""
+        if self.collectives is None:
+            return math.nan
+        return sum(each.sent(self.slice.chips) for each in self.collectives)
+
+    @property
     def sending_seconds(self) -> float:
         """Of what a chip has to send to others, over all its links at once."""
-        sent = sum(each.sent(self.slice.chips) for each in self.collectives)
-        return sent / self.slice.sending
+        return self.sent / self.slice.sending
 
     @property
     def step_seconds(self) -> tuple[float, float]:
         """With the three overlapping as if by magic, and one after the other."""
-        parts = (self.compute_seconds, self.memory_seconds, self.sending_seconds)
+        sending = 0.0 if self.collectives is None else self.sending_seconds
+        parts = (self.compute_seconds, self.memory_seconds, sending)
         return max(parts), sum(parts)
 
     @property
@@ -213,6 +221,9 @@ def plan_step(
         _digest(where, lowered.as_text()),
         lambda: _compile(lowered, lambda: say(f"compiling for {where.name}, batch {batch_size:,}")),
     )
+    collectives = figures["collectives"]
+    if collectives is not None:
+        collectives = tuple(Collective(**each) for each in collectives)
     return Plan(
         slice=where,
         batch_size=batch_size,
@@ -221,7 +232,7 @@ def plan_step(
         flops=count_flops(traced.jaxpr),
         compiler_flops=figures["flops"],
         bytes_accessed=figures["bytes_accessed"],
-        collectives=tuple(Collective(**each) for each in figures["collectives"]),
+        collectives=collectives,
         example_bytes=sum(x.size * x.dtype.itemsize for x in _leaves(batch)) / batch_size,
         compile_seconds=figures["compile_seconds"],
     )
@@ -314,7 +325,11 @@ def _compile(lowered: Any, announce: Callable[[], None]) -> dict[str, Any]:
         nothing: dict[str, Any] = {"flops": np.nan, "bytes_accessed": np.nan, "collectives": []}
         return nothing | {"memory": needed, "compile_seconds": time.perf_counter() - start}
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
-    text = compiled.as_text() or ""
+    text, collectives = "", None
+    # jax fails to read back programs with instructions newer than it knows.
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        text = compiled.as_text() or ""
+        collectives = [dataclasses.asdict(each) for each in find_collectives(text)]
     return {
         "memory": float(
             memory.argument_size_in_bytes
@@ -325,7 +340,7 @@ def _compile(lowered: Any, announce: Callable[[], None]) -> dict[str, Any]:
         ),
         "flops": float(cost.get("flops", np.nan)),
         "bytes_accessed": float(cost.get("bytes accessed") or count_traffic(text)),
-        "collectives": [dataclasses.asdict(each) for each in find_collectives(text)],
+        "collectives": collectives,
         "compile_seconds": time.perf_counter() - start,
     }
 

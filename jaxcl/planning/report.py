@@ -30,10 +30,7 @@ def to_json(plans: Sequence[Plan]) -> list[dict[str, Any]]:
             "flops": each.flops,
             "compiler_flops": each.compiler_flops,
             "bytes_accessed": each.bytes_accessed,
-            "collectives": {
-                kind: dataclasses.asdict(exchanges)
-                for kind, exchanges in by_kind(each.collectives).items()
-            },
+            "collectives": _by_kind(each),
             "compute_seconds": each.compute_seconds,
             "memory_seconds": each.memory_seconds,
             "sending_seconds": each.sending_seconds,
@@ -74,7 +71,12 @@ def report(plans: Sequence[Plan]) -> str:
     Console(file=text, width=160).print(table)
     lines = [text.getvalue().strip("\n")]
     for each in plans:
-        if kinds := by_kind(each.collectives):
+        if each.collectives is None:
+            lines.append(
+                f"{each.slice.name}, batch {each.batch_size:,}: what is sent is not known, for "
+                "jax cannot read this libtpu's program back; the times leave it out"
+            )
+        elif kinds := by_kind(each.collectives):
             found = ", ".join(
                 f"{one.count} {kind} of {_scaled(one.bytes, 'B')} "
                 f"({one.bytes_beside / max(one.bytes, 1):.0%} beside compute)"
@@ -134,8 +136,14 @@ def draw(plans: Sequence[Plan], file: BinaryIO) -> None:
     figure.savefig(file, format="png", dpi=120)
 
 
+def _by_kind(each: Plan) -> dict[str, dict[str, int]] | None:
+    if each.collectives is None:
+        return None
+    kinds = by_kind(each.collectives)
+    return {kind: dataclasses.asdict(exchanges) for kind, exchanges in kinds.items()}
+
+
 def _cells(each: Plan) -> list[str]:
-    sent = sum(one.sent(each.slice.chips) for one in each.collectives)
     memory = f"{_scaled(each.memory, 'B')} of {_scaled(each.slice.chip.memory, 'B')}"
     start = [each.slice.name, f"{each.batch_size:,}", memory, _scaled(each.flops, "")]
     if not each.fits:
@@ -145,9 +153,9 @@ def _cells(each: Plan) -> list[str]:
     return [
         *start,
         _scaled(each.bytes_accessed, "B"),
-        _scaled(sent, "B"),
+        _scaled(each.sent, "B"),
         *(
-            f"{1e3 * time:.2f}"
+            "-" if math.isnan(time) else f"{1e3 * time:.2f}"
             for time in (each.compute_seconds, each.memory_seconds, each.sending_seconds)
         ),
         f"{slowest:,.0f} to {fastest:,.0f}",
