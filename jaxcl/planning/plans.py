@@ -24,7 +24,7 @@ from jaxcl.training import Experiment, set_up
 from jaxcl.training.durable_files import write_durably
 from jaxcl.training.errors import UserError
 
-_FORMAT = 3  # of what is kept; another one for each change of what is read from a program
+_FORMAT = 4  # of what is kept; another one for each change of what is read from a program
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE = r"([\d.]+)([KMGT]?)i?B?"
 _OUT_OF_MEMORY = (
@@ -56,7 +56,7 @@ class Plan:
     """Between chip and main memory, by the compiler, where the body of a loop counts once; for GPUs
     by `count_traffic`, which counts too much of loops."""
     collectives: tuple[Collective, ...] | None
-    """None where jax cannot read back the program that a newer libtpu made."""
+    """None where jax cannot read back the program of a newer compiler."""
     example_bytes: float
     """Of one example, as the host sends it to the chips."""
     compile_seconds: float
@@ -90,10 +90,13 @@ class Plan:
 
     @property
     def step_seconds(self) -> tuple[float, float]:
-        """With the three overlapping as if by magic, and one after the other."""
-        sending = 0.0 if self.collectives is None else self.sending_seconds
-        parts = (self.compute_seconds, self.memory_seconds, sending)
-        return max(parts), sum(parts)
+        """With the three overlapping as if by magic, and one after the other; without what is not
+        known of them. NaN where the step does not fit."""
+        if not self.fits:
+            return math.nan, math.nan
+        parts = (self.compute_seconds, self.memory_seconds, self.sending_seconds)
+        known = [each for each in parts if not math.isnan(each)]
+        return max(known), sum(known)
 
     @property
     def examples_per_second(self) -> tuple[float, float]:
@@ -339,7 +342,9 @@ def _compile(lowered: Any, announce: Callable[[], None]) -> dict[str, Any]:
             + memory.generated_code_size_in_bytes
         ),
         "flops": float(cost.get("flops", np.nan)),
-        "bytes_accessed": float(cost.get("bytes accessed") or count_traffic(text)),
+        "bytes_accessed": float(
+            cost.get("bytes accessed") or (count_traffic(text) if text else np.nan)
+        ),
         "collectives": collectives,
         "compile_seconds": time.perf_counter() - start,
     }

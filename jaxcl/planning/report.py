@@ -73,8 +73,8 @@ def report(plans: Sequence[Plan]) -> str:
     for each in plans:
         if each.collectives is None:
             lines.append(
-                f"{each.slice.name}, batch {each.batch_size:,}: what is sent is not known, for "
-                "jax cannot read this libtpu's program back; the times leave it out"
+                f"{each.slice.name}, batch {each.batch_size:,}: what is sent is not known, for jax "
+                "cannot read the compiler's program back; the examples/s leave it out"
             )
         elif kinds := by_kind(each.collectives):
             found = ", ".join(

@@ -66,7 +66,7 @@ class DeviceMap:
         return jax.jit(mapped, donate_argnums=0)
 
     def trace(self, program: Any, state: Any, batch: Any) -> None:
-        """Traces what `compile` returned, for its first call to find it done.
+        """Traces what `compile` returned, for its first call to find it done where it can.
 
         Args:
           program: the function.
@@ -77,7 +77,7 @@ class DeviceMap:
             program.trace(state, batch)
         elif jax.process_count() == 1:
             program.lower(state, batch)  # pmap has no trace that a call would find
-        else:
+        else:  # pmap over several processes cannot be lowered ahead: the first call traces again
             jax.eval_shape(program, state, batch)
 
     def place(self, state: Any, specs: Any = _WHOLE) -> Any:
@@ -85,11 +85,10 @@ class DeviceMap:
         host = jax.tree.map(np.asarray, state)
         return jax.device_put(host, self._shardings(specs))
 
-    def make(self, state: Callable[[Any], Any], seed: Any, specs: Any = _WHOLE) -> Any:
-        """What `state(seed)` returns, computed where `place` would put it."""
-        return jax.jit(state, out_shardings=self._shardings(specs), compiler_options=RUNS_ONCE)(
-            seed
-        )
+    def make(self, maker: Callable[[Any], Any], seed: Any, specs: Any = _WHOLE) -> Any:
+        """The state that `maker(seed)` returns, computed where `place` would put it."""
+        places = self._shardings(specs)
+        return jax.jit(maker, out_shardings=places, compiler_options=RUNS_ONCE)(seed)
 
     def split(self, batch: Any) -> Any:
         """Places a host batch of [b, ...] arrays, without waiting: this process's rows, a part on

@@ -62,6 +62,8 @@ def start_state(
 ) -> TrainState:
     """The state before the first step of an experiment on images of that shape and type.
 
+    It compiles a program of its own, so it cannot be traced: `state_shapes` gives the shapes.
+
     Args:
       experiment: the experiment.
       image: shape [H, W, C] and type of the images.
@@ -84,8 +86,11 @@ def state_shapes(
 def state_maker(
     experiment: Experiment, image: jax.ShapeDtypeStruct, *, classes: int | None
 ) -> Callable[[jax.Array], TrainState]:
-    """As `start_state`, a function of the seed, to be jitted: op by op it would be some fifty
-    programs, and with a seed that the compiler knows it would compute the numbers itself."""
+    """As `start_state`, a function of the seed, to be jitted.
+
+    Op by op it would be some fifty programs; and were the seed a constant, the compiler would draw
+    the numbers while it compiles.
+    """
     shapes = view_shapes(experiment.views, image)
     # The state of an optimizer has the same structure at any learning rate.
     optimizer = experiment.optimizer.build(lambda step: jnp.zeros(()))
@@ -94,10 +99,13 @@ def state_maker(
     def make(seed: jax.Array) -> TrainState:
         views = tuple(jnp.zeros(view.shape, view.dtype) for view in shapes)
         state = init_state(method, optimizer, Batch(views=views), seed=seed)
-        if probe is None or classes is None:
-            return state
-        features = jax.eval_shape(method.embed, state.params, state.method, views[0])
-        return dataclasses.replace(state, probe=init_probe(probe, features.shape[-1], classes))
+        if probe is not None and classes is not None:
+            features = jax.eval_shape(method.embed, state.params, state.method, views[0])
+            own = init_probe(probe, features.shape[-1], classes)
+            state = dataclasses.replace(state, probe=own)
+        # None weakly typed: a method's `jnp.asarray(1.0)` would be, until the first checkpoint.
+        strong: TrainState = jax.tree.map(lambda x: jnp.asarray(x, x.dtype), state)
+        return strong
 
     return make
 

@@ -204,7 +204,8 @@ def _set_up(experiment: Experiment, given: Sequence[jax.Device] | None) -> Setup
         total_steps=total_steps,
         notices=tuple(notices),
     )
-    # Traces views, networks and loss: what does not fit is said now, and the trace serves later.
+    # Traces views, networks and loss: what does not fit is said now, and the trace serves later
+    # where it can.
     state, batch = setup.placed_shapes(), setup.devices.split_shapes(setup.batch_shapes())
     for program in (setup.probe_step, setup.step):
         if program is not None:

@@ -1,4 +1,4 @@
-"""A small experiment on real digits, for every test of training."""
+"""Small experiments on real digits, for every test of training."""
 
 import dataclasses
 

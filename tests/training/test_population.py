@@ -34,18 +34,20 @@ def rows(directory):
     return read_metrics(directory / "metrics.jsonl")
 
 
-@pytest.mark.slow
+FLIPS = augment.Views((augment.RandomHorizontalFlip(),) * 2)
+
+
 @pytest.mark.parametrize(
-    ("field", "values"),
+    ("field", "values", "changes"),
     [
-        ("method.temperature", (0.1, 0.5)),
-        ("optimizer.learning_rate", (0.03, 0.3)),
-        ("optimizer.weight_decay", (0.0, 0.1)),
-        ("train.seed", (0, 5)),
+        ("method.temperature", (0.1, 0.5), {"views": FLIPS}),  # which compile sooner
+        pytest.param("optimizer.learning_rate", (0.03, 0.3), {}, marks=pytest.mark.slow),
+        pytest.param("optimizer.weight_decay", (0.0, 0.1), {}, marks=pytest.mark.slow),
+        pytest.param("train.seed", (0, 5), {}, marks=pytest.mark.slow),
     ],
 )
-def test_members_are_as_if_trained_one_by_one(field, values, tmp_path, quiet):
-    population = Population(make_experiment(), field, values)
+def test_members_are_as_if_trained_one_by_one(field, values, changes, tmp_path, quiet):
+    population = Population(make_experiment(**changes), field, values)
     outcome = train_population(population, tmp_path / "all", console=quiet)
     assert outcome.finished
     for number, member in enumerate(population.members):
