@@ -1,4 +1,4 @@
-"""Eight CPU devices for every test: set before jax is first imported."""
+"""Eight CPU devices for every test, and programs that compile soon: set before jax first looks."""
 
 import gc
 import importlib.metadata
@@ -8,10 +8,19 @@ import tempfile
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
-
 import jax
 import pytest
+
+# Programs that run slower and compile in less than half the time: even tests that train are sooner
+# done. XLA aborts at a flag that it does not know.
+JAXLIB = tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2]))
+FLAGS = {
+    "--xla_force_host_platform_device_count=8": True,
+    "--xla_cpu_opt_preset=CPU_OPT_PRESET_FAST_COMPILE": (0, 10) <= JAXLIB < (0, 13),
+    "--xla_cpu_parallel_codegen_split_count=1": (0, 10) <= JAXLIB < (0, 13),
+    "--xla_cpu_use_fusion_emitters=false": (0, 10) <= JAXLIB < (0, 12),
+}
+os.environ["XLA_FLAGS"] = " ".join(flag for flag, is_known in FLAGS.items() if is_known)
 
 # jax 0.10 can deadlock in a CPU collective when steps are dispatched without waiting.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
@@ -27,25 +36,8 @@ jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
-
-# Programs that run slower and compile in less than half the time; XLA aborts at a flag that it
-# does not know.
-JAXLIB = tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2]))
-QUICK_FLAGS = {
-    "--xla_cpu_opt_preset=CPU_OPT_PRESET_FAST_COMPILE": (0, 10) <= JAXLIB < (0, 13),
-    "--xla_cpu_parallel_codegen_split_count=1": (0, 10) <= JAXLIB < (0, 13),
-    "--xla_cpu_use_fusion_emitters=false": (0, 10) <= JAXLIB < (0, 12),
-}
 MAPS = Path("/proc/self/maps")
 MOST_MAPS = 30_000
-
-
-def pytest_configure(config):
-    """The fast tests compile much and run little of it: the slow ones, most of which train, do not
-    get the flags."""
-    if config.option.markexpr == "not slow":
-        known = [flag for flag, is_known in QUICK_FLAGS.items() if is_known]
-        os.environ["XLA_FLAGS"] = " ".join([os.environ["XLA_FLAGS"], *known])
 
 
 def pytest_runtest_teardown():
