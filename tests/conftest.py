@@ -2,6 +2,7 @@
 
 import gc
 import importlib.metadata
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -12,13 +13,14 @@ import jax
 import pytest
 
 # Programs that run slower and compile in less than half the time: even tests that train are sooner
-# done. XLA aborts at a flag that it does not know.
+# done. XLA aborts at a flag that it does not know, that of libtpu too.
 JAXLIB = tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2]))
+HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
 FLAGS = {
     "--xla_force_host_platform_device_count=8": True,
     "--xla_cpu_opt_preset=CPU_OPT_PRESET_FAST_COMPILE": (0, 10) <= JAXLIB < (0, 13),
     "--xla_cpu_parallel_codegen_split_count=1": (0, 10) <= JAXLIB < (0, 13),
-    "--xla_cpu_use_fusion_emitters=false": (0, 10) <= JAXLIB < (0, 12),
+    "--xla_cpu_use_fusion_emitters=false": (0, 10) <= JAXLIB < (0, 12) and not HAS_LIBTPU,
 }
 os.environ["XLA_FLAGS"] = " ".join(flag for flag, is_known in FLAGS.items() if is_known)
 
