@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxcl import losses
+from jaxcl.planning import find_slice
 
 pytestmark = pytest.mark.slow
 SLICES = {1: "v5e:1x1", 4: "v5e:2x2", 8: "v5e:2x4", 16: "v5e:4x4", 64: "v5e:8x8"}
@@ -26,23 +27,16 @@ LOSSES = {
 def compiled():
     """Value and gradients of a loss, compiled for a slice; each once."""
     pytest.importorskip("libtpu", reason='pip install "jaxcl[plan]"')
-    from jax.experimental import topologies
-
     found = {}
 
     def compile_for(name, backend, devices):
         if (name, backend, devices) not in found:
-            chips = topologies.get_topology_desc(platform="tpu", topology_name=SLICES[devices])
-            found[name, backend, devices] = lower(
-                LOSSES[name], backend, Mesh(np.array(chips.devices), ("i",))
-            ).compile()
+            chips = np.array(find_slice(SLICES[devices]).devices())
+            program = lower(LOSSES[name], backend, Mesh(chips, ("i",)))
+            found[name, backend, devices] = program.compile()
         return found[name, backend, devices]
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TPU_SKIP_MDS_QUERY", "1")
-        patch.setenv("TPU_WORKER_HOSTNAMES", "localhost")
-        patch.setenv("TPU_ACCELERATOR_TYPE", "v5litepod-8")
-        yield compile_for
+    return compile_for
 
 
 def lower(loss, backend, mesh):
