@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxcl.planning import find_slice
 from jaxcl.similarity.rows import Pairs, reduce_rows, similarity_logits
 from jaxcl.similarity.tpu_kernel import kernel_gradients, kernel_values, supports
 
@@ -226,18 +227,10 @@ def test_what_the_kernels_do_not_take():
 
 
 @pytest.fixture
-def tpu(monkeypatch):
+def tpu():
     """A chip of a topology, for the compiler alone."""
     pytest.importorskip("libtpu", reason='pip install "jaxcl[plan]"')
-    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
-    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost")
-    monkeypatch.setenv("TPU_ACCELERATOR_TYPE", "v5litepod-8")
-    from jax.experimental import topologies
-
-    def chip(name):
-        return topologies.get_topology_desc(platform="tpu", topology_name=name).devices[0]
-
-    return chip
+    return lambda name: find_slice(name).devices()[0]
 
 
 @SLOW
