@@ -19,7 +19,7 @@ EXPERIMENTS = {
     "moco": {},
     "lars": {
         "method": methods.SimCLR(*NETWORKS, queue_size=256),
-        "optimizer": training.LARS(learning_rate=1.0, trust_coefficient=0.1),
+        "optimizer": training.LARS(learning_rate=0.3, trust_coefficient=0.1),
     },
     "adamw": {
         "method": methods.BYOL(*NETWORKS, predictor=NETWORKS[1]),
