@@ -412,7 +412,9 @@ def test_a_read_only_disk_is_said_at_once(run_dir, tmp_path):
     assert found.stdout.split() == ["2"] * len(verbs), found.stderr[-3000:]
     errors = [line for line in found.stderr.splitlines() if line.startswith("jaxcl: error")]
     assert len(errors) == len(found.stderr.splitlines()) == len(verbs), found.stderr
-    assert all("ead-only" in line and str(disk) in line for line in errors), errors
+    for line in errors:
+        assert "ead-only" in line, line
+        assert str(disk) in line, line
 
 
 def start(arguments, tmp_path):
