@@ -54,8 +54,8 @@ class Run:
     """Examples that a device encodes at a time, in less memory and more time; None: all of its
     batch. Gradients stay those of the whole batch (`jaxcl.methods.cached_loss_and_grad`)."""
     spread_state: bool = False
-    """Keep the optimizer's state, target networks and banks spread over the devices, an equal part
-    on each, instead of whole on every one. Takes mapping shard_map."""
+    """Keep parameters, the optimizer's state, target networks and banks spread over the devices, an
+    equal part on each, instead of whole on every one. Takes mapping shard_map."""
     workers: int = 0
     """Processes that read and decode examples; 0: threads of this one."""
     prefetch: int = 2

@@ -1,9 +1,10 @@
 """Where a training state lies: whole on every device, or spread over them where it can be.
 
-Spread are the optimizer's state, target networks and banks. A device keeps an equal part of each of
-their arrays, moves it by its part of the mean gradient (a reduce-scatter), and gets the parameters
-that the others moved (an all-gather), as in ZeRO (Rajbhandari et al., 2020, section 5). Nothing
-else of a step is different, so that `make_step` is written once for both layouts.
+Spread are parameters (prototypes among them), the optimizer's state, target networks and banks. A
+device keeps an equal part of each of their arrays, has networks whole only while they encode (an
+all-gather each), and moves its part by its part of the mean gradient (a reduce-scatter): the
+exchanges of ZeRO (Rajbhandari et al., 2020, section 5), with the gather before a step instead of
+after it. Nothing else of a step is different, so that `make_step` is written once for both layouts.
 """
 
 import dataclasses
@@ -22,6 +23,9 @@ from jaxcl.training.optimizers import leaf_norms
 from jaxcl.training.state import TrainState, name_leaves, path_name
 
 _TILE = 8 * 128
+
+Constrain: TypeAlias = Callable[[Any, Any], Any]
+"""`Method.constrain` at a step: of parameters after the update and before it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,14 +51,13 @@ class WholeState:
         means: tuple[Any, Any] = jax.lax.pmean((grads, metrics), self.axis_name)
         return means
 
-    def part(self, params: Any) -> Any:
-        """What this device moves of the parameters."""
+    def whole_params(self, params: Any) -> Any:
+        """All parameters, as networks read them."""
         return params
 
-    def join(self, parts: Any, like: Any) -> Any:
-        """All parameters, of which each device moved its part."""
-        del like
-        return parts
+    def constrained(self, constrain: Constrain, params: Any, before: Any) -> Any:
+        """`constrain(params, before)`, of what this device keeps and all that it was before."""
+        return constrain(params, before)
 
     def norm(self, parts: Any) -> jax.Array:
         """The norm of all numbers of which this device has a part."""
@@ -119,11 +122,20 @@ class SpreadState:
         means = jax.lax.pmean(metrics, self.axis_name)
         return mean_parts(grads, self.axis_name), means
 
-    def part(self, params: Any) -> Any:
-        return own_parts(params, self.axis_name)
+    def whole_params(self, params: Any) -> Any:
+        return join_parts(params, self.whole.params, self.axis_name)
 
-    def join(self, parts: Any, like: Any) -> Any:
-        return join_parts(parts, like, self.axis_name)
+    def constrained(self, constrain: Constrain, params: Any, before: Any) -> Any:
+        # One exchange for each array, so that of those that are not read the compiler makes none.
+        after = jax.tree.map(
+            lambda part, like: join_parts(part, like, self.axis_name), params, self.whole.params
+        )
+
+        def keep(part: jax.Array, whole: jax.Array, new: jax.Array) -> jax.Array:
+            mine: jax.Array = part if new is whole else own_parts(new, self.axis_name)
+            return mine
+
+        return jax.tree.map(keep, params, after, constrain(after, before))
 
     def norm(self, parts: Any) -> jax.Array:
         return optax.tree.norm(leaf_norms(parts, self.axis_name))
@@ -167,7 +179,7 @@ class SpreadState:
         if any(name == f"method/{bank}/embeddings" for bank in self.banks):
             return "bank"
         averages = (f"method/{path}/" for path in self.averages)
-        return "network" if name.startswith(("optimizer/", *averages)) else None
+        return "network" if name.startswith(("params/", "optimizer/", *averages)) else None
 
     def _averages(self, state: Any) -> dict[str, Any]:
         """The arrays of the networks that averages are, by name."""

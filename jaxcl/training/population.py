@@ -215,6 +215,7 @@ class PopulationSetup:
         def member_step(
             value: jax.Array, state: TrainState, batch: HostBatch
         ) -> tuple[TrainState, dict[str, jax.Array]]:
+            layout = WholeState(None)
             own = setup.experiment if population.own_data else population.with_value(value)
             step = make_step(
                 own.method,
@@ -226,13 +227,13 @@ class PopulationSetup:
                     undecayed=own.method.undecayed,
                 ),
                 total_steps=setup.total_steps,
-                layout=WholeState(None),
+                layout=layout,
                 accumulate=own.train.accumulate,
                 micro_batch=own.run.micro_batch,
             )
             probed: dict[str, jax.Array] = {}
             if own.probe is not None:
-                probe_step = make_probe_step(own.probe, own.method, own.views, axis_name=None)
+                probe_step = make_probe_step(own.probe, own.method, own.views, layout=layout)
                 state, probed = probe_step(state, batch)
             state, metrics = step(state, batch)
             return state, metrics | probed

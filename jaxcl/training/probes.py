@@ -18,6 +18,7 @@ from jaxcl.augment import Views, batch_views
 from jaxcl.methods import Method
 from jaxcl.similarity import l2_normalize
 from jaxcl.training.experiment import Probe
+from jaxcl.training.layout import Layout
 from jaxcl.training.state import ProbeState, TrainState
 from jaxcl.training.step import HostBatch, step_keys
 
@@ -37,7 +38,7 @@ def init_probe(probe: Probe, width: int, classes: int) -> ProbeState:
 
 
 def make_probe_step(
-    probe: Probe, method: Method, views: Views, *, axis_name: str | None
+    probe: Probe, method: Method, views: Views, *, layout: Layout
 ) -> Callable[[TrainState, HostBatch], tuple[TrainState, Metrics]]:
     """A step of the probes on one device, to be mapped over all, before that of the method.
 
@@ -48,7 +49,7 @@ def make_probe_step(
       probe: the settings.
       method: the method.
       views: how views are made of an image.
-      axis_name: mapped axis of the devices; None for one device, unmapped.
+      layout: where the state lies; it names the mapped axis of the devices.
 
     Returns:
       step(state, batch) -> (state, metrics), of which nothing but `state.probe` is new.
@@ -59,9 +60,14 @@ def make_probe_step(
             raise ValueError("the state has no probes: start it with start_state(..., classes=...)")
         view_key, _ = step_keys(state)
         view, *_ = batch_views(views, view_key, batch["image"], batch["index"])
-        features = method.embed(state.params, state.method, view)
+        params, method_state = layout.whole_params(state.params), layout.opened(state.method)
         new, metrics = step_probe(
-            probe, state.probe, features, batch["label"], batch["index"], axis_name=axis_name
+            probe,
+            state.probe,
+            method.embed(params, method_state, view),
+            batch["label"],
+            batch["index"],
+            axis_name=layout.axis_name,
         )
         return dataclasses.replace(state, probe=new), metrics
 

@@ -113,7 +113,9 @@ class Setup:
         if experiment.probe is None:
             return None
         return self.devices.compile(
-            make_probe_step(experiment.probe, experiment.method, experiment.views, axis_name=AXIS),
+            make_probe_step(
+                experiment.probe, experiment.method, experiment.views, layout=self.layout
+            ),
             self.layout.specs(),
         )
 

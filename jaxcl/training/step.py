@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import jax
 import optax
@@ -61,8 +62,9 @@ def make_step(
             index=batch["index"],
             label=batch.get("label"),
         )
+        params = layout.whole_params(state.params)
         (loss, (method_state, metrics)), grads = loss_and_grad(
-            state.params,
+            params,
             layout.opened(state.method),
             examples,
             key=method_key,
@@ -72,19 +74,21 @@ def make_step(
         method_state = layout.closed(method_state, state.method)
         grads, metrics = layout.mean(grads, {"loss": loss, **metrics})
 
-        own = layout.part(state.params)
-        updates, optimizer_state = optimizer.update(grads, state.optimizer, own)
-        params = layout.join(optax.apply_updates(own, updates), state.params)
-        params = method.constrain(params, state.params, progress=progress)
+        updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
+        moved = layout.constrained(
+            partial(method.constrain, progress=progress),
+            optax.apply_updates(state.params, updates),
+            params,
+        )
         new_state = dataclasses.replace(
             state,
             step=state.step + 1,
-            params=params,
-            method=method.end_step(layout.part(params), method_state, progress=progress),
+            params=moved,
+            method=method.end_step(moved, method_state, progress=progress),
             optimizer=optimizer_state,
         )
         metrics["gradient_norm"] = layout.norm(grads)
-        metrics["parameter_norm"] = optax.tree.norm(params)
+        metrics["parameter_norm"] = layout.norm(moved)
         return new_state, metrics
 
     return step

@@ -29,6 +29,8 @@ EXPERIMENTS = {
         "method": methods.DINO(*NETWORKS, prototypes=20),
         "optimizer": training.SGD(learning_rate=0.05, clip_norm=0.1, clip="each"),
     },
+    "swav": {"method": methods.SwAV(*NETWORKS, prototypes=20, frozen=0.3)},
+    "probed": {"probe": training.Probe(memory=128)},
     "tico": {
         "method": methods.JointEmbedding(
             *NETWORKS, criterion=methods.criteria.TiCo(), momentum=0.99
@@ -83,7 +85,13 @@ def test_only_the_rest_of_the_state_is_on_every_device(name):
     experiment = on(8, True, **EXPERIMENTS[name])
     setup = training.set_up(experiment)
     state = name_leaves(setup.state_shapes)
-    spread = ("optimizer/", "method/target_params", "method/memory/params", "method/target/params")
+    spread = (
+        "params/",
+        "optimizer/",
+        "method/target_params",
+        "method/memory/params",
+        "method/target/params",
+    )
     held = 0
     for leaf, x in state.items():
         if leaf == "method/bank/embeddings":
@@ -101,18 +109,36 @@ def test_only_the_rest_of_the_state_is_on_every_device(name):
     assert found.alias_size_in_bytes >= held  # donated: the new state takes the place of the old
 
 
-def test_gradients_are_exchanged_once_and_parameters_once():
-    setup = training.set_up(on(8, True, method=methods.MoCo(*NETWORKS, shuffle=False)))
+def exchanges(method):
+    """What a step sends by reduce-scatters and by all-gathers, in bytes."""
+    setup = training.set_up(on(8, True, method=method))
     batch = setup.devices.split_shapes(setup.batch_shapes())
     text = setup.step.lower(setup.placed_shapes(), batch).compile().as_text()
     found = planning.find_collectives(text)
     sizes = [-(-x.size // 8) * 4 for x in jax.tree.leaves(setup.state_shapes.params)]
-    scatters = [each.bytes for each in found if each.kind == "reduce-scatter"]
-    gathers = sorted(each.bytes for each in found if each.kind == "all-gather")
     whole = -(-sum(sizes) // 4096) * 4096  # in tiles of 1024 numbers
+    scatters, gathers = (
+        sorted(each.bytes for each in found if each.kind == kind)
+        for kind in ("reduce-scatter", "all-gather")
+    )
+    return whole, scatters, gathers
+
+
+def test_gradients_are_exchanged_once_and_parameters_once():
+    whole, scatters, gathers = exchanges(methods.MoCo(*NETWORKS, shuffle=False))
     assert scatters == [whole]
-    # Of MoCo's keys, of its target network before the step, of the parameters after it.
+    # Of MoCo's keys, its parameters, and its target network.
     assert gathers == sorted([64 * 16 * 4, 8 * whole, 8 * whole])
+
+
+@pytest.mark.slow
+def test_what_is_put_right_after_the_update_is_all_that_is_exchanged_for_it():
+    """SwAV normalizes its prototypes, which takes all of each; the rest stays in parts."""
+    whole, scatters, gathers = exchanges(methods.SwAV(*NETWORKS, prototypes=500))
+    assert whole > 4096 > 500 * 16 / 8 * 4  # a device's prototypes fit a tile, its parameters don't
+    assert scatters == [whole]
+    # Of embeddings for the log, of prototypes, and of all parameters.
+    assert gathers == sorted([64 * 16 * 4, 8 * 4096, 8 * whole])
 
 
 @pytest.mark.slow
