@@ -85,6 +85,7 @@ def measure(arguments: argparse.Namespace, mapping: str) -> dict:
         experiment,
         train=dataclasses.replace(experiment.train, batch_size=size),
         run=dataclasses.replace(experiment.run, devices=arguments.devices, mapping=mapping),
+        evaluate=None,  # its data need not be here
     )
     setup = set_up(experiment)
     steps = arguments.steps
