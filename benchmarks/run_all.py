@@ -28,6 +28,8 @@ highest; what is compared takes turns in one run. Sections whose titles begin wi
 written by hand, and stay.
 """
 QUICK = "configs/quickstart.py"
+SLICES = ("v5e:2x4", "v5e:8x8", "v5e:16x16", "v5p:8x8x8")
+IMAGES = ("--examples", "1281167", "--image", "32x32x1")
 PARTS = {
     "throughput": ("A training step and its parts", ["throughput.py", QUICK]),
     "mappings": (
@@ -39,7 +41,11 @@ PARTS = {
     "augment": ("Views", ["augment.py", "--size", "32"]),
     "scaling": (
         "More devices and processes",
-        ["scaling.py", QUICK, "--devices", "1", "2", "4", "--steps", "10", "--rounds", "3"],
+        ["scaling.py", QUICK, "--steps", "10", "--rounds", "3"],
+    ),
+    "slices": (
+        "A chip's share on 8 to 512 chips, by the compiler",
+        ["scaling.py", QUICK, "--topologies", *SLICES, *IMAGES, "--method.queue-size", "65536"],
     ),
     "losses": ("Losses", ["losses.py", "--sizes", "1024", "4096", "8192"]),
     "gradient cache": ("Gradient caching", ["gradient_cache.py"]),
