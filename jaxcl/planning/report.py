@@ -68,8 +68,8 @@ def report(plans: Sequence[Plan]) -> str:
     for each in plans:
         table.add_row(*_cells(each))
     text = io.StringIO()
-    Console(file=text, width=160).print(table)
-    lines = [text.getvalue().strip("\n")]
+    Console(file=text, width=1000).print(table)  # as wide as it has to be
+    lines = [line.rstrip() for line in text.getvalue().strip("\n").splitlines()]
     for each in plans:
         if each.collectives is None:
             lines.append(
@@ -158,9 +158,14 @@ def _cells(each: Plan) -> list[str]:
             "-" if math.isnan(time) else f"{1e3 * time:.2f}"
             for time in (each.compute_seconds, each.memory_seconds, each.sending_seconds)
         ),
-        f"{slowest:,.0f} to {fastest:,.0f}",
-        f"{examples:,.0f}/s, {_scaled(size, 'B')}/s",
+        f"{_rounded(slowest)} to {_rounded(fastest)}",
+        f"{_rounded(examples)}/s, {_scaled(size, 'B')}/s",
     ]
+
+
+def _rounded(value: float) -> str:
+    """To three digits, such as 12,300."""
+    return f"{float(f'{value:.3g}'):,.0f}"
 
 
 def _scaled(value: float, unit: str) -> str:

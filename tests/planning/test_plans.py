@@ -270,6 +270,7 @@ def test_the_report_names_what_does_not_fit_and_what_helps(experiment, tmp_path)
     assert "batch 512 does not fit: 200 GB of 103 GB a chip, 97.2 GB too many" in text
     assert "--run.micro-batch" in text
     assert "all-reduce" in text
+    assert "…" not in text  # no cell is cut short
     rows = json.loads(json.dumps(planning.to_json([fits, large]), allow_nan=False))
     assert [row["fits"] for row in rows] == [True, False]
     assert rows[1]["bytes_accessed"] is None
