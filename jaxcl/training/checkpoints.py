@@ -233,9 +233,7 @@ class Checkpoints:
         try:
             share = self._write_arrays(path.with_suffix(""), own)
         except (OSError, ValueError, RuntimeError) as error:
-            with contextlib.suppress(
-                OSError
-            ):  # where not even that can be written, the first waits
+            with contextlib.suppress(OSError):  # then the first waits
                 write_durably(path, json.dumps({"error": str(error)[:500]}))
             raise
         if self._processes > 1:
