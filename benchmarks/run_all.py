@@ -4,7 +4,8 @@
     python benchmarks/run_all.py --only input startup # the others stay as they are in the file
     python benchmarks/run_all.py --data.path emoji.npz --peer lightly
 
-Takes half an hour on two cores. One that fails is said in its place, and the exit code is 1.
+Takes half an hour on two cores. One that fails is said in its place, and the exit code is 1; slices
+want `pip install "jaxcl[plan]"`.
 """
 
 import argparse

@@ -119,8 +119,8 @@ class Method(abc.ABC):
     def constrain(self, params: Params, before: Params, *, progress: jax.Array | float) -> Params:
         """Parameters after the optimizer's update: what is frozen put back, what is normalized so.
 
-        It sees whole arrays. Those that it does not change it returns as they came: where devices
-        keep parts of them (`Run.spread_state`), nothing is then sent for them.
+        It sees whole arrays. Those that it does not change it returns as they came, the very same
+        objects: where devices keep parts (`Run.spread_state`), nothing is then sent for them.
 
         Args:
           params: after the update.

@@ -69,7 +69,7 @@ def report(plans: Sequence[Plan]) -> str:
         table.add_row(*_cells(each))
     text = io.StringIO()
     Console(file=text, width=1000).print(table)  # as wide as it has to be
-    lines = [line.rstrip() for line in text.getvalue().strip("\n").splitlines()]
+    lines = [line.rstrip() for line in text.getvalue().splitlines() if line.strip()]
     for each in plans:
         if each.collectives is None:
             lines.append(

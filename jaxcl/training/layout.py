@@ -23,6 +23,8 @@ from jaxcl.training.optimizers import leaf_norms
 from jaxcl.training.state import TrainState, name_leaves, path_name
 
 _TILE = 8 * 128
+_LARGE = 2**20
+"""Bytes of an array from which it is exchanged by itself: of what goes together there is a copy."""
 
 Constrain: TypeAlias = Callable[[Any, Any], Any]
 """`Method.constrain` at a step: of parameters after the update and before it."""
@@ -132,7 +134,9 @@ class SpreadState:
         )
 
         def keep(part: jax.Array, whole: jax.Array, new: jax.Array) -> jax.Array:
-            mine: jax.Array = part if new is whole else own_parts(new, self.axis_name)
+            if new is whole:
+                return self._without_tail(part, whole.size)
+            mine: jax.Array = own_parts(new, self.axis_name)
             return mine
 
         return jax.tree.map(keep, params, after, constrain(after, before))
@@ -181,6 +185,13 @@ class SpreadState:
         averages = (f"method/{path}/" for path in self.averages)
         return "network" if name.startswith(("params/", "optimizer/", *averages)) else None
 
+    def _without_tail(self, part: jax.Array, size: int) -> jax.Array:
+        """Zeros after the last number of an array, where an optimizer may have left its own."""
+        if not part.ndim or part.size * self.devices == size:
+            return part
+        place = jax.lax.axis_index(self.axis_name) * part.size + jnp.arange(part.size)
+        return jnp.where(place.reshape(part.shape) < size, part, 0)
+
     def _averages(self, state: Any) -> dict[str, Any]:
         """The arrays of the networks that averages are, by name."""
         paths = tuple(f"{path}/" for path in self.averages)
@@ -207,7 +218,7 @@ def own_parts(tree: Any, axis_name: str) -> Any:
 
 
 def mean_parts(tree: Any, axis_name: str) -> Any:
-    """This device's part of the means over devices, by one exchange for each type."""
+    """This device's part of the means over devices."""
     devices = jax.lax.axis_size(axis_name)
 
     def exchange(arrays: list[jax.Array], shapes: list[tuple[int, ...]]) -> list[jax.Array]:
@@ -217,11 +228,11 @@ def mean_parts(tree: Any, axis_name: str) -> Any:
         means = jnp.split(total.ravel()[: ends[-1]] / devices, ends[:-1])
         return [_as_part(mean, len(shape)) for mean, shape in zip(means, shapes, strict=True)]
 
-    return _by_type(tree, tree, exchange, lambda scalars: jax.lax.pmean(scalars, axis_name))
+    return _exchanged(tree, tree, exchange, lambda scalars: jax.lax.pmean(scalars, axis_name))
 
 
 def join_parts(parts: Any, like: Any, axis_name: str) -> Any:
-    """All of the arrays of which each device has a part, by one exchange for each type.
+    """All of the arrays of which each device has a part.
 
     Args:
       parts: as `own_parts` makes them.
@@ -239,24 +250,26 @@ def join_parts(parts: Any, like: Any, axis_name: str) -> Any:
             for columns, shape in zip(jnp.split(rows, ends[:-1], axis=1), shapes, strict=True)
         ]
 
-    return _by_type(parts, like, exchange, lambda scalars: scalars)
+    return _exchanged(parts, like, exchange, lambda scalars: scalars)
 
 
-def _by_type(
+def _exchanged(
     tree: Any,
     like: Any,
     exchange: Callable[[list[jax.Array], list[tuple[int, ...]]], list[jax.Array]],
     of_scalars: Callable[[list[jax.Array]], list[jax.Array]],
 ) -> Any:
-    """Maps the arrays of each type together, with the shapes of their likes, and the scalars."""
+    """Maps large arrays one by one, the others of a type together, each with the shape of its like;
+    and the scalars."""
     leaves, structure = jax.tree.flatten(tree)
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(like)]
-    places: dict[Any, list[int]] = {}
-    for place, leaf in enumerate(leaves):
-        places.setdefault(leaf.dtype if shapes[place] else None, []).append(place)
-    for dtype, some in places.items():
+    together: dict[Any, list[int]] = {}
+    for place, (leaf, shape) in enumerate(zip(leaves, shapes, strict=True)):
+        is_large = math.prod(shape) * leaf.dtype.itemsize >= _LARGE
+        together.setdefault(place if is_large else leaf.dtype if shape else None, []).append(place)
+    for what, some in together.items():
         arrays = [leaves[place] for place in some]
-        if dtype is None:
+        if what is None:
             mapped = of_scalars(arrays)
         else:
             mapped = exchange(arrays, [shapes[place] for place in some])

@@ -3,11 +3,13 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from small_runs import make_experiment
+from small_runs import make_experiment, make_plain_experiment
 
-from jaxcl import encoders, methods, planning, training
+from jaxcl import data, encoders, methods, planning, training
 from jaxcl.training import Run, RunDirectory, UserError, read_metrics, restore_run, train
 from jaxcl.training.state import name_leaves
 
@@ -139,6 +141,68 @@ def test_what_is_put_right_after_the_update_is_all_that_is_exchanged_for_it():
     assert scatters == [whole]
     # Of embeddings for the log, of prototypes, and of all parameters.
     assert gathers == sorted([64 * 16 * 4, 8 * 4096, 8 * whole])
+
+
+@dataclasses.dataclass(frozen=True)
+class Corrected(methods.SimCLR):
+    """With a scalar among the parameters, and all that `constrain` may do to one."""
+
+    def init(self, key, batch):
+        params, state = super().init(key, batch)
+        return params | {"scale": {"value": jnp.asarray(1.0)}}, state
+
+    def constrain(self, params, before, *, progress):
+        first, second = params["encoder"]["dense0"], params["encoder"]["dense1"]
+        first = first | {"kernel": first["kernel"] / jnp.linalg.norm(first["kernel"], axis=0)}
+        second = second | {"bias": before["encoder"]["dense1"]["bias"]}
+        scale = {"value": jnp.maximum(params["scale"]["value"], 0.985)}
+        encoder = params["encoder"] | {"dense0": first, "dense1": second}
+        return params | {"encoder": encoder, "scale": scale}
+
+
+@dataclasses.dataclass(frozen=True)
+class Signs(training.SGD):
+    """Moves a number whose gradient is 0, as the zeros behind an array's last number have it."""
+
+    def build(self, learning_rate, **_):
+        def update(grads, state, params=None):
+            return jax.tree.map(lambda g: jnp.where(g >= 0, -0.01, 0.01), grads), state
+
+        return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def test_a_users_own_method_and_optimizer_see_what_they_see_on_one_device():
+    found = []
+    for devices, spread in ((1, False), (8, True)):
+        method = Corrected(encoders.MLP((7, 5)), temperature=0.2)
+        setup = training.set_up(
+            make_plain_experiment(method=method, optimizer=Signs(), run=on(devices, spread).run)
+        )
+        state = setup.start()
+        for step in range(3):
+            batch = data.batch_at(setup.source, step, batch_size=64, seed=0)
+            batch.pop("replaced")
+            state, metrics = setup.step(state, setup.devices.split(batch))
+        found.append((name_leaves(setup.fetch(state)), jax.device_get(metrics)))
+    (whole, wanted), (spread, metrics) = found
+    assert float(spread["params/scale/value"]) == pytest.approx(0.985)
+    for name in whole:
+        np.testing.assert_allclose(spread[name], whole[name], rtol=1e-5, atol=1e-6, err_msg=name)
+    for name in ("loss", "parameter_norm", "gradient_norm"):
+        np.testing.assert_allclose(metrics[name], wanted[name], rtol=1e-5, err_msg=name)
+
+
+def test_a_step_takes_less_memory():
+    """What the compiler says of the whole step: its large arrays are never together whole twice."""
+    method = methods.SimCLR(encoders.MLP((1024, 1024, 1024)), encoders.MLP((16,)))
+    peaks = []
+    for spread in (False, True):
+        setup = training.set_up(on(8, spread, method=method))
+        batch = setup.devices.split_shapes(setup.batch_shapes())
+        found = setup.step.lower(setup.placed_shapes(), batch).compile().memory_analysis()
+        kept = found.argument_size_in_bytes + found.output_size_in_bytes
+        peaks.append(kept - found.alias_size_in_bytes + found.temp_size_in_bytes)
+    assert peaks[1] < 0.5 * peaks[0]
 
 
 @pytest.mark.slow

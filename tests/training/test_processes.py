@@ -239,7 +239,9 @@ def test_processes_train_as_one(fleet, tmp_path):
         ("one", 1, 4, "pmap"),
     ):
         options = {index: ["--run.mapping", mapping] for index in range(count)}
-        if name == "spread":  # optimizer and target network, half of them on another process
+        if (
+            name == "spread"
+        ):  # parameters, optimizer and target network, half of them on another process
             options = {index: [*own, "--run.spread-state"] for index, own in options.items()}
         codes, said = fleet(name, processes=count, devices=devices, options=options).wait()
         assert codes == [0] * count, said
