@@ -246,7 +246,7 @@ def largest_batch(
     where: Slice,
     *,
     say: Callable[[str], None] = lambda text: None,
-    compiles: int = 6,
+    compiles: int = 8,
 ) -> list[Plan]:
     """Looks for the largest batch of which the step fits on a slice.
 
@@ -288,12 +288,14 @@ def largest_batch(
         tolerance = max(step, fitting // 32 // step * step)
         if failing is not None and failing - fitting <= tolerance:
             break
-        if failing is None or failing != refused:
-            size = _meeting(plans, where.chip.memory) // step * step
-        else:
-            size = (fitting + failing) // 2 // step * step
+        size = _meeting(plans, where.chip.memory) // step * step
+        # Near its limit a compiler computes again what it cannot keep: no line leads on from there.
         if failing is not None:
+            if failing == refused or len(plans) > 4:
+                size = (fitting + failing) // 2 // step * step
             size = min(size, failing - tolerance)
+        elif len(plans) > 1:
+            size = min(size, 2 * fitting)
         size = max(size, fitting + tolerance)
     if failing is not None and failing == refused:
         say(f"no larger one: {reason}")
@@ -301,17 +303,16 @@ def largest_batch(
 
 
 def _meeting(plans: dict[int, Plan], memory: float) -> int:
-    """The batch at which a line through the two plans nearest the limit meets it."""
-    near = sorted(plans.values(), key=lambda each: abs(each.memory - memory))[:2]
-    low, high = min(near, key=_batch), max(near, key=_batch)
+    """The batch at which a line through the two plans next to the limit meets it."""
+    ordered = sorted(plans.values(), key=lambda each: each.batch_size)
+    fitting = [each for each in ordered if each.fits]
+    failing = [each for each in ordered if not each.fits]
+    near = [fitting[-1], failing[0]] if fitting and failing else fitting[-2:] or failing[:2]
+    low, high = near[0], near[-1]
     if low is high:  # the state does not grow with the batch, the rest does
         return int((memory - low.state) / max(low.memory - low.state, 1) * low.batch_size)
     slope = max((high.memory - low.memory) / (high.batch_size - low.batch_size), 1e-9)
     return int(low.batch_size + (memory - low.memory) / slope)
-
-
-def _batch(plan: Plan) -> int:
-    return plan.batch_size
 
 
 def _compile(lowered: Any, announce: Callable[[], None]) -> dict[str, Any]:

@@ -191,6 +191,23 @@ def modelled(monkeypatch):
     return start
 
 
+@pytest.mark.parametrize("most", [160, 1600, 5000])
+def test_a_compiler_that_makes_room_is_followed_to_its_end(experiment, modelled, most):
+    """As TPU's: it computes again what does not fit, up to a batch that takes twice as much."""
+    limit = 1e6 + 300 * most / 2
+
+    def memory(size):
+        return 0.99 * limit if most / 2 < size <= most else 1e6 + 300 * size
+
+    modelled(memory)
+    found = planning.largest_batch(experiment, here(memory=limit), compiles=20)
+    fitting = max(each.batch_size for each in found if each.fits)
+    failing = min(each.batch_size for each in found if not each.fits)
+    assert fitting <= most < failing
+    assert failing - fitting <= max(4, fitting // 32)
+    assert len(found) <= 12
+
+
 @pytest.mark.parametrize("bent", [False, True], ids=["a line", "bent"])
 @pytest.mark.parametrize("most", [4, 160, 5000, 100_000])
 def test_the_largest_batch_lies_between_one_that_fits_and_one_that_does_not(
