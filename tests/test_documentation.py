@@ -1,5 +1,6 @@
 """What the documentation shows, runs: docstring examples and the README's Python."""
 
+import ast
 import doctest
 import importlib
 import pkgutil
@@ -78,3 +79,28 @@ def test_readme_has_its_two_commands():
         "pip install -e . && jaxcl train configs/quickstart.py",
         'pip install -e ".[test]" && pytest',
     ]
+
+
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+NAMED = re.findall(r"`([a-z_/]+\.py)`: ((?:`[A-Za-z_.]+`(?:, )?)+)", ARCHITECTURE)
+
+
+def definitions(path):
+    """Functions and classes of a file, and methods and attributes as Class.name."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        for inner in node.body if isinstance(node, ast.ClassDef) else ():
+            if isinstance(inner, ast.FunctionDef):
+                found.add(f"{node.name}.{inner.name}")
+    return found
+
+
+@pytest.mark.parametrize(("file", "names"), NAMED, ids=lambda value: value[:40])
+def test_what_the_architecture_page_names_is_there(file, names):
+    assert set(re.findall(r"[A-Za-z_.]+", names)) <= definitions(ROOT / "jaxcl" / file)
+
+
+def test_the_architecture_page_names_files_and_functions():
+    assert len(NAMED) > 30
