@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,7 +19,7 @@ from jaxcl.data import Batches, prefetch
 from jaxcl.training.checkpoints import Checkpoints
 from jaxcl.training.config_json import differences, to_data
 from jaxcl.training.devices import device_memory
-from jaxcl.training.errors import TAKES_LESS_MEMORY, DataError, UserError
+from jaxcl.training.errors import TAKES_LESS_MEMORY, UserError
 from jaxcl.training.experiment import Experiment
 from jaxcl.training.observers import (
     MetricsFile,
@@ -34,9 +34,8 @@ from jaxcl.training.profiling import Profile, Tracer
 from jaxcl.training.run_directory import RunDirectory, RunLock
 from jaxcl.training.setup import Setup, set_up
 from jaxcl.training.state import TrainState
+from jaxcl.training.steps import take_steps
 from jaxcl.training.stopping import StopRequest
-
-T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +134,37 @@ def train(
         )
         tracer = Tracer(profile if first else None, files.profile, bar.say)
         closing.callback(tracer.close)
-        step = _run_steps(setup, state, start, checkpoints, stop, bar, observe, replaced, tracer)
+
+        def advance(step: int, state: Any, batch: Any) -> tuple[Any, Any]:
+            tracer.before(step)
+            done = setup.advance(state, batch)
+            tracer.after(step, done)
+            return done
+
+        source_batches = Batches(
+            setup.source,
+            experiment.train.batch_size,
+            seed=experiment.train.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            workers=run.workers,
+            start=start,
+            steps=setup.total_steps - start,
+        )
+        watch = _Watch(setup, Clock(setup, start), checkpoints, stop, replaced, observe)
+        with prefetch(source_batches, _placing(setup), depth=run.prefetch) as batches:
+            step = take_steps(
+                advance,
+                state,
+                batches,
+                watch,
+                start=start,
+                total=setup.total_steps,
+                run=run,
+                stop=stop,
+                bar=bar,
+            )
+        checkpoints.wait()
     return Outcome(step, setup.total_steps, stop.signal, tuple(verdict.alarms))
 
 
@@ -199,99 +228,38 @@ def _start_or_resume(
     return restored.step, setup.place(restored.state)
 
 
-def _run_steps(
-    setup: Setup,
-    state: TrainState,
-    start: int,
-    checkpoints: Checkpoints,
-    stop: StopRequest,
-    bar: ProgressBar,
-    observe: Callable[[Row], None],
-    replaced: ReplacedImages,
-    tracer: Tracer,
-) -> int:
-    """Steps until the end or a request to stop; returns the number of steps done."""
-    train, run, total = setup.experiment.train, setup.experiment.run, setup.total_steps
-    clock = Clock(setup, start)
-    logged: tuple[int, Any, int] | None = None  # a step whose metrics may still be computing
-    step = start
-    source_batches = Batches(
-        setup.source,
-        train.batch_size,
-        seed=train.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        workers=run.workers,
-        start=start,
-        steps=total - start,
-    )
-    with prefetch(source_batches, _placing(setup), depth=run.prefetch) as batches:
-        try:
-            for batch, without_image in readable(batches):
-                tracer.before(step + 1)
-                state, metrics = setup.advance(state, batch)
-                step += 1
-                tracer.after(step, (state, metrics))
-                replaced.note(without_image)
-                if logged is not None:
-                    # A CPU has done this step too by now; an accelerator is still at it.
-                    done = step if metrics["loss"].is_ready() else logged[0]
-                    observe(clock.row(*logged, batches.waited_seconds, done))
-                    logged = None
-                # Read once: what asks later waits for the next step.
-                saving = step % run.checkpoint_every == 0 or step == total
-                logging = saving or step % run.log_every == 0 or step == start + 1
-                stopping, count = _agreed(stop, replaced, due=logging)
-                saving = saving or stopping is not None
-                if saving or logging:
-                    logged = (step, metrics, count)
-                if saving and logged is not None:
-                    observe(clock.row(*logged, batches.waited_seconds, step))  # may refuse to go on
-                    logged = None
-                    with clock.saving():
-                        checkpoints.save(step, setup.fetch(state))
-                bar.advance(step)
-                if stopping is not None:
-                    bar.say(f"{stopping.name}: saved after step {step}")
-                    break
-                if not batches.ready:  # only what the devices wait, their steps done, is waiting
-                    jax.block_until_ready(metrics)
-        except DataError:
-            if step > start and jax.process_count() == 1:  # the others are at their next step
-                checkpoints.save(step, setup.fetch(state))
-                checkpoints.wait()
-            if stop.signal is None:
-                raise  # else what asked this process to stop has ended its workers too
-    checkpoints.wait()
-    return step
+@dataclasses.dataclass
+class _Watch:
+    """Looks on at a run, as `take_steps` has it."""
 
+    setup: Setup
+    clock: "Clock"
+    checkpoints: Checkpoints
+    stop: StopRequest
+    replaced: ReplacedImages
+    observe: Callable[[Row], None]
 
-def _agreed(
-    stop: StopRequest, replaced: ReplacedImages, *, due: bool
-) -> tuple[signal.Signals | None, int]:
-    """What asks this process to stop, and how many images were replaced; or any of several
-    processes, and all of them together, which ask each other where it is due."""
-    if jax.process_count() == 1:
-        return stop.signal, replaced.count
-    if not due:
-        return None, replaced.count
-    asked, count = totals(int(stop.signal is not None), replaced.count)
-    if not asked:  # of a signal that has come meanwhile all hear when they next ask
-        return None, count
-    stop.signal = stop.signal or signal.SIGTERM
-    return stop.signal, count
+    def note(self, without_image: np.ndarray) -> None:
+        self.replaced.note(without_image)
 
+    def agree(self, *, due: bool) -> tuple[signal.Signals | None, int]:
+        count = self.replaced.count
+        if jax.process_count() == 1:
+            return self.stop.signal, count
+        if not due:
+            return None, count
+        asked, count = totals(int(self.stop.signal is not None), count)
+        if not asked:  # of a signal that has come meanwhile all hear when they next ask
+            return None, count
+        self.stop.signal = self.stop.signal or signal.SIGTERM
+        return self.stop.signal, count
 
-def readable(batches: Iterator[T]) -> Iterator[T]:
-    """Says of what is wrong with the data that it is the user's to mend."""
-    while True:
-        try:
-            batch = next(batches)
-        except StopIteration:
-            return
-        except (ValueError, OSError, RuntimeError) as error:
-            raise DataError(f"reading the data: {error}") from error
-        yield batch
+    def log(self, step: int, metrics: Any, replaced: int, waited: float, done: int) -> None:
+        self.observe(self.clock.row(step, metrics, replaced, waited, done))
+
+    def save(self, step: int, state: Any) -> None:
+        with self.clock.saving():
+            self.checkpoints.save(step, self.setup.fetch(state))
 
 
 def _placing(setup: Setup) -> Callable[[dict[str, np.ndarray]], tuple[Any, np.ndarray]]:

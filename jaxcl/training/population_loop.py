@@ -15,8 +15,8 @@ from rich.console import Console
 from jaxcl.data import Batches, prefetch
 from jaxcl.training.checkpoints import Checkpoints
 from jaxcl.training.durable_files import write_durably
-from jaxcl.training.errors import DataError, DivergedError, UserError
-from jaxcl.training.loop import Clock, readable, say
+from jaxcl.training.errors import DivergedError, UserError
+from jaxcl.training.loop import Clock, say
 from jaxcl.training.observers import (
     MetricsFile,
     ProgressBar,
@@ -28,6 +28,7 @@ from jaxcl.training.observers import (
 from jaxcl.training.population import Population, PopulationSetup
 from jaxcl.training.run_directory import RunDirectory, RunLock
 from jaxcl.training.state import TrainState
+from jaxcl.training.steps import take_steps
 from jaxcl.training.stopping import StopRequest
 
 
@@ -151,7 +152,23 @@ def train_population(
             members.append(_Member(name, metrics, checkpoints[number], replaced, bar.say))
         step = start
         if start < total:
-            step = _run_steps(setup, state, start, members, stop, bar)
+            watch = _Watch(setup, Clock(setup.setup, start), members, stop, bar)
+            source = _source_batches(setup, start)
+            depth = population.experiment.run.prefetch
+            with prefetch(source, _placing(setup), depth=depth) as batches:
+                step = take_steps(
+                    lambda _, state, batch: setup.step(state, batch),
+                    state,
+                    batches,
+                    watch,
+                    start=start,
+                    total=total,
+                    run=population.experiment.run,
+                    stop=stop,
+                    bar=bar,
+                )
+            for each in checkpoints:
+                each.wait()
     return PopulationOutcome(
         step,
         total,
@@ -188,77 +205,48 @@ class _Member:
             self.say(f"warning, at step {int(row['step'])}: {self.name}: {alarm}")
 
 
-def _run_steps(
-    setup: PopulationSetup,
-    state: TrainState,
-    start: int,
-    members: Sequence[_Member],
-    stop: StopRequest,
-    bar: ProgressBar,
-) -> int:
-    """Steps until the end or a request to stop; returns the number of steps done."""
-    run, total = setup.population.experiment.run, setup.setup.total_steps
-    clock = Clock(setup.setup, start)
-    logged: tuple[int, Any, list[int]] | None = None  # metrics that may still be computing
-    step = start
+@dataclasses.dataclass
+class _Watch:
+    """Looks on at all members, as `take_steps` has it."""
 
-    def observe(step: int, metrics: Any, replaced: list[int], waited: float, done: int) -> None:
+    setup: PopulationSetup
+    clock: Clock
+    members: Sequence[_Member]
+    stop: StopRequest
+    bar: ProgressBar
+
+    def note(self, without_image: Sequence[np.ndarray]) -> None:
+        for member, records in zip(self.members, without_image, strict=True):
+            member.replaced.note(records)
+
+    def agree(self, *, due: bool) -> tuple[signal.Signals | None, list[int]]:
+        del due  # one process
+        return self.stop.signal, [member.replaced.count for member in self.members]
+
+    def log(self, step: int, metrics: Any, replaced: list[int], waited: float, done: int) -> None:
         values = jax.device_get(metrics)  # waits until they are computed
-        shared = clock.row(step, {}, 0, waited, done)
-        rates = setup.learning_rates(step - 1)
+        shared = self.clock.row(step, {}, 0, waited, done)
+        rates = self.setup.learning_rates(step - 1)
         rows: list[Row] = [
             shared
             | {"learning_rate": rates[number], "replaced_images": replaced[number]}
             | {name: float(value[number]) for name, value in values.items()}
-            for number in range(len(members))
+            for number in range(len(self.members))
         ]
-        for member, row in zip(members, rows, strict=True):
+        alive = []
+        for member, row in zip(self.members, rows, strict=True):
             member.log(row)
-        alive = [row for member, row in zip(members, rows, strict=True) if not member.diverged]
+            if not member.diverged:
+                alive.append(row)
         if not alive:
-            raise DivergedError(f"every member has diverged; the first: {members[0].diverged}")
-        bar.log(_summary(alive))
+            raise DivergedError(f"every member has diverged; the first: {self.members[0].diverged}")
+        self.bar.log(_summary(alive))
 
-    def save(step: int, state: TrainState) -> None:
-        for member, own in zip(members, setup.unstack(state), strict=True):
-            if member.diverged is None:
-                member.checkpoints.save(step, own)
-
-    source = _source_batches(setup, start)
-    with prefetch(source, _placing(setup), depth=run.prefetch) as batches:
-        try:
-            for batch, without_image in readable(batches):
-                state, metrics = setup.step(state, batch)
-                step += 1
-                for member, records in zip(members, without_image, strict=True):
-                    member.replaced.note(records)
-                if logged is not None:
-                    # A CPU has done this step too by now; an accelerator is still at it.
-                    done = step if metrics["loss"].is_ready() else logged[0]
-                    observe(*logged, batches.waited_seconds, done)
-                    logged = None
-                stopping = stop.signal  # read once: what asks later waits for the next step
-                saving = step % run.checkpoint_every == 0 or step == total or stopping is not None
-                if saving or step % run.log_every == 0 or step == start + 1:
-                    logged = (step, metrics, [member.replaced.count for member in members])
-                if saving and logged is not None:
-                    observe(*logged, batches.waited_seconds, step)
-                    logged = None
-                    save(step, state)
-                bar.advance(step)
-                if stopping is not None:
-                    bar.say(f"{stopping.name}: saved after step {step}")
-                    break
-                if not batches.ready:  # only what the device waits, its steps done, is waiting
-                    jax.block_until_ready(metrics)
-        except DataError:
-            if step > start:
-                save(step, state)
-            if stop.signal is None:
-                raise  # else what asked this process to stop has ended its workers too
-    for member in members:
-        member.checkpoints.wait()
-    return step
+    def save(self, step: int, state: TrainState) -> None:
+        with self.clock.saving():
+            for member, own in zip(self.members, self.setup.unstack(state), strict=True):
+                if member.diverged is None:
+                    member.checkpoints.save(step, own)
 
 
 def _start_or_resume(
