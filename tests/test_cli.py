@@ -65,6 +65,40 @@ def test_train_on_a_finished_run_directory_has_nothing_to_do(run_dir, tmp_path, 
     assert (finished / "metrics.jsonl").read_text() == rows
 
 
+OWN = """
+import dataclasses
+from jaxcl import methods
+
+@dataclasses.dataclass(frozen=True)
+class Own(methods.SimCLR):
+    factor: float = 1.0
+"""
+OWN_CONFIG = """
+from beside import Own
+from jaxcl import augment, data, encoders, training
+
+def config():
+    return training.Experiment(
+        data=data.Digits(),
+        views=augment.Views((augment.RandomHorizontalFlip(),) * 2),
+        method=Own(encoders.MLP((8,))),
+        train=training.Train(batch_size=64, epochs=4 / 23),
+    )
+"""
+
+
+def test_a_run_with_classes_of_ones_own_goes_on_by_its_config(tmp_path, capsys):
+    (tmp_path / "beside.py").write_text(OWN)
+    (tmp_path / "own.py").write_text(OWN_CONFIG)
+    config, run = str(tmp_path / "own.py"), tmp_path / "run"
+    assert main(["train", config, "--out", str(run), "--method.factor", "2"]) == 0
+    assert main(["train", str(run)]) == 2
+    assert "names beside.Own" in capsys.readouterr().err
+    assert main(["train", str(run), "--config", config]) == 0
+    assert json.loads((run / "config.json").read_text())["method"]["factor"] == 2.0
+    assert main(["train", config, "--config", config]) == 2
+
+
 def write_pictures(folder, sizes, mode="L"):
     folder.mkdir()
     random = np.random.default_rng(0)

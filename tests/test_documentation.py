@@ -7,9 +7,11 @@ import pkgutil
 import re
 from pathlib import Path
 
+import chex
 import pytest
 
 import jaxcl
+from jaxcl import augment, data, encoders, training
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(
@@ -79,6 +81,33 @@ def test_readme_has_its_two_commands():
         "pip install -e . && jaxcl train configs/quickstart.py",
         'pip install -e ".[test]" && pytest',
     ]
+
+
+def test_the_method_of_ones_own_is_the_same_on_devices():
+    """That of docs/methods.md: by the trainer's step, on one device and on two."""
+    text = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "methods.md").read_text(), re.DOTALL)
+    names = {"__name__": "own"}
+    exec(compile(text[0], "methods.md", "exec"), names)
+    method = names["Centred"](encoders.SmallCNN((4,)), encoders.MLP((8,)))
+    found = []
+    for devices in (1, 2):
+        setup = training.set_up(
+            training.Experiment(
+                data=data.Digits(),
+                views=augment.Views((augment.RandomHorizontalFlip(),) * 2),
+                method=method,
+                train=training.Train(batch_size=32),
+                run=training.Run(devices=devices),
+            )
+        )
+        state = setup.start()
+        for step in range(3):
+            batch = data.batch_at(setup.source, step, batch_size=32, seed=0)
+            batch.pop("replaced")
+            state, metrics = setup.step(state, setup.devices.split(batch))
+        found.append(({"loss": metrics["loss"]}, setup.fetch(state)))
+    chex.assert_trees_all_close(*found, rtol=1e-5, atol=1e-6)
+    assert float(metrics["mean_norm"]) > 0
 
 
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()

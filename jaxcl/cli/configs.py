@@ -37,6 +37,9 @@ def load_config(path: Path) -> "Experiment":
         raise UserError(f"{path} is not a Python file: a config ends in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # so that classes defined in it can be looked up
+    folder = str(path.parent.absolute())
+    if folder not in sys.path:
+        sys.path.append(folder)  # a config may import a file beside it
     try:
         spec.loader.exec_module(module)
         make = getattr(module, "config", None)

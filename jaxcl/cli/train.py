@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxcl.cli.configs import load_config
+from jaxcl.cli.configs import OWN_CLASSES, load_config
 from jaxcl.cli.evaluate import evaluate
 from jaxcl.cli.exits import LOST, SIGNALLED, USAGE_ERROR, complain
 from jaxcl.compilation import keep_pages
@@ -26,8 +26,8 @@ def add(verbs: Any) -> None:
     parser = verbs.add_parser(
         "train",
         help="train from a config file, or go on with a run",
-        usage="jaxcl train CONFIG|RUN_DIR [--out RUN_DIR] [--population FIELD=[VALUE,...]] "
-        "[--profile FIRST:LAST] "
+        usage="jaxcl train CONFIG|RUN_DIR [--out RUN_DIR] [--config CONFIG] "
+        "[--population FIELD=[VALUE,...]] [--profile FIRST:LAST] "
         "[--coordinator HOST:PORT --processes N --process I] [--dotted.option VALUE ...]",
         description="Trains an experiment, or resumes the run in a directory. "
         "`jaxcl train CONFIG --help` lists every option of that experiment with its default.",
@@ -35,6 +35,7 @@ def add(verbs: Any) -> None:
     )
     parser.add_argument("target", nargs="?", metavar="CONFIG|RUN_DIR")
     parser.add_argument("--out", metavar="RUN_DIR", help="default: runs/ and the config's name")
+    parser.add_argument("--config", metavar="CONFIG", help=f"of a run directory: {OWN_CLASSES}")
     parser.add_argument(
         "--population",
         metavar="FIELD=[VALUE,...]",
@@ -107,13 +108,14 @@ def _train_here(
 
     from jaxcl.overrides import override
     from jaxcl.training import RunDirectory, free_directory, train
+    from jaxcl.training.config_json import classes_of
     from jaxcl.training.errors import UserError
     from jaxcl.training.processes import all_or_none, is_first, of_first
     from jaxcl.training.profiling import Profile
 
     if jax.default_backend() == "cpu":
         keep_pages()
-    target, out, population = known.target, known.out, known.population
+    target, out, config, population = known.target, known.out, known.config, known.population
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
     with all_or_none():
         profile = None if known.profile is None else Profile.parse(known.profile)
@@ -125,8 +127,11 @@ def _train_here(
             if population is not None:
                 raise UserError("--population goes with a config file, and --out of its own")
             directory = Path(target)
-            experiment = RunDirectory(directory).read_experiment()
+            like = None if config is None else load_config(Path(config))
+            experiment = RunDirectory(directory).read_experiment(like)
         else:
+            if config is not None:
+                raise UserError("--config goes with a run directory, whose classes it has")
             experiment = load_config(Path(target))
             directory = Path(out) if out else free_directory(Path("runs") / Path(target).stem)
             if population is not None:
@@ -141,9 +146,10 @@ def _train_here(
     finish()
     if outcome.stopped_by is not None:
         if speaks:
+            own = f" --config {config or target}" if classes_of(experiment) else ""
             console.print(
                 f"stopped after step {outcome.step} of {outcome.total_steps}. "
-                f"Go on with: jaxcl train {directory}"
+                f"Go on with: jaxcl train {directory}{own}"
             )
         return SIGNALLED + outcome.stopped_by
     if not speaks:

@@ -178,6 +178,10 @@ class DenseCL(Method):
         loss = (1 - self.dense_weight) * loss + self.dense_weight * dense_loss
         return loss, state, metrics | {"dense_loss": dense_loss}
 
+    @property
+    def averages(self) -> tuple[str, ...]:
+        return ("target_params",)
+
     def end_step(
         self, params: Params, state: DenseCLState, *, progress: jax.Array | float
     ) -> DenseCLState:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import chex
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxcl.methods.draws import Draws
@@ -112,7 +113,10 @@ class Method(abc.ABC):
     ) -> tuple[jax.Array, Any, Metrics]:
         """Maps embeddings to this device's mean loss, the new state, and metrics.
 
-        `pmean` over devices of the loss, and of its gradient, is that of the global batch.
+        `pmean` over devices of the loss, and of its gradient, is that of the global batch. The new
+        state is the same on every device: what is averaged over rows takes a `pmean`, and memory
+        the `axis_name`. Metrics are scalars, averaged over devices for the log; those of
+        `jaxcl.methods.health` also show chance level and accuracy, and give the alarm at collapse.
         `progress` is the share of training done, 0 to 1.
         """
 
@@ -136,7 +140,11 @@ class Method(abc.ABC):
         return state
 
     def embed(self, params: Params, state: Any, inputs: jax.Array) -> jax.Array:
-        """Features [N, F] of `inputs`, not augmented, as evaluation and transfer use them."""
+        """Features [N, F] of `inputs`, not augmented, as evaluation and transfer use them.
+
+        Those of `params["encoder"]`, with the running statistics in `state.batch_stats`: a method
+        that has these elsewhere has its own `embed`.
+        """
         features, _ = forward({"encoder": self.encoder}, params, state.batch_stats, inputs)
         return features
 
@@ -144,10 +152,11 @@ class Method(abc.ABC):
     def averages(self) -> tuple[str, ...]:
         """Paths, within the state, of the networks that `end_step` moves number by number.
 
-        `represent` and `objective` leave them as they are; so each device of several may keep and
-        move a part of each array (`Run.spread_state`). Paths that a state lacks are passed over.
+        None, unless a method says so. `represent` and `objective` leave them as they are; so each
+        device of several may keep and move a part of each array (`Run.spread_state`). Paths that a
+        state lacks are passed over.
         """
-        return ("target_params",)
+        return ()
 
     @property
     def banks(self) -> tuple[str, ...]:
@@ -204,6 +213,7 @@ class Method(abc.ABC):
         loss, state, metrics = self.objective(
             params, state, embeddings, batch, progress=progress, axis_name=axis_name
         )
+        check_scalars(self, {"the loss": loss, **metrics})
         return loss, (state, metrics)
 
 
@@ -227,6 +237,16 @@ def example_numbers(batch: Batch, method: Method) -> jax.Array:
     if batch.index is None:
         raise ValueError(f"{type(method).__name__} needs Batch.index: the numbers of the examples")
     return batch.index
+
+
+def check_scalars(method: Method, values: dict[str, Any]) -> None:
+    """Raises where what `objective` returned, by name, is no scalar."""
+    for name, value in values.items():
+        if jnp.ndim(value):
+            raise ValueError(
+                f"{type(method).__name__}.objective returned {name} of shape {jnp.shape(value)}, "
+                "expected a scalar: take its mean"
+            )
 
 
 def check_positive(method: Method, **values: Any) -> None:

@@ -156,6 +156,10 @@ class MoCo(Method):
         metrics |= spread_health(queries, axis_name)
         return losses.mean(), dataclasses.replace(state, queue=queue), metrics
 
+    @property
+    def averages(self) -> tuple[str, ...]:
+        return ("target_params",)
+
     def end_step(
         self, params: Params, state: MoCoState, *, progress: jax.Array | float
     ) -> MoCoState:

@@ -288,6 +288,10 @@ class DINO(Method):
         kernel, old = params["prototypes"]["kernel"], before["prototypes"]["kernel"]
         return params | {"prototypes": {"kernel": jnp.where(progress < self.frozen, old, kernel)}}
 
+    @property
+    def averages(self) -> tuple[str, ...]:
+        return ("target_params",)
+
     def end_step(
         self, params: Params, state: DINOState, *, progress: jax.Array | float
     ) -> DINOState:

@@ -124,6 +124,10 @@ class ReSSL(Method):
         queue = memory.enqueue(state.queue, teacher, axis_name=axis_name)
         return losses.mean(), dataclasses.replace(state, queue=queue), metrics
 
+    @property
+    def averages(self) -> tuple[str, ...]:
+        return ("target_params",)
+
     def end_step(
         self, params: Params, state: ReSSLState, *, progress: jax.Array | float
     ) -> ReSSLState:

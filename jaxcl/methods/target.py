@@ -84,6 +84,10 @@ class TargetMethod(Method):
         )
         return (*predictions, *jax.lax.stop_gradient(targets)), state
 
+    @property
+    def averages(self) -> tuple[str, ...]:
+        return ("target_params",)
+
     def end_step(
         self, params: Params, state: TargetState, *, progress: jax.Array | float
     ) -> TargetState:

@@ -17,12 +17,22 @@ def axis_size(axis_name: AxisName | None) -> int:
       Its size, a Python int.
 
     Raises:
-      ValueError: if no surrounding pmap, shard_map or vmap maps that name.
+      ValueError: if no surrounding pmap, shard_map or vmap maps that name, or a shard_map does that
+        sums gradients by itself (`check_vma=True`, its default): by `pmean` of those they would be
+        too large, once for every device.
     """
     if axis_name is None:
         return 1
     try:
-        return int(jax.lax.axis_size(axis_name))
+        size = int(jax.lax.axis_size(axis_name))
+        kind = getattr(jax.typeof(jax.lax.axis_index(axis_name)), "manual_axis_type", None)
+        if getattr(kind, "varying", None):
+            raise ValueError(
+                "jax.shard_map sums the gradients of replicated parameters by itself unless it is "
+                "told otherwise, and jaxcl's functions leave that to you: call "
+                "jax.shard_map(..., check_vma=False), and jax.lax.pmean the gradients"
+            )
+        return size
     except NameError:
         raise ValueError(
             f"axis_name is {axis_name!r}, but no axis of that name is mapped: call in "

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 _CLASS = "class"
@@ -29,19 +30,23 @@ def to_data(value: Any) -> Any:
     raise TypeError(f"an experiment holds numbers, strings and dataclasses, not {value!r}")
 
 
-def from_data(data: Any) -> Any:
+def from_data(data: Any, known: Mapping[str, type] = types.MappingProxyType({})) -> Any:
     """What `to_data` came from.
 
+    Args:
+      data: plain values.
+      known: classes beside jaxcl's own, as `classes_of` names them.
+
     Raises:
-      ValueError: for a class that is not jaxcl's own, fields that it does not have, or a value that
-        is not of its field's type.
+      ValueError: for a class that is neither, fields that it does not have, or a value that is not
+        of its field's type.
     """
     if isinstance(data, list):
-        return tuple(from_data(item) for item in data)
+        return tuple(from_data(item, known) for item in data)
     if not isinstance(data, dict):
         return data
-    kind = _own_class(data.get(_CLASS))
-    fields = {name: from_data(value) for name, value in data.items() if name != _CLASS}
+    kind = known.get(str(data.get(_CLASS))) or _own_class(data.get(_CLASS))
+    fields = {name: from_data(value, known) for name, value in data.items() if name != _CLASS}
     unknown = sorted(fields.keys() - {field.name for field in dataclasses.fields(kind)})
     if unknown:
         raise ValueError(
@@ -54,6 +59,19 @@ def from_data(data: Any) -> Any:
             expected = inspect.formatannotation(wanted)
             raise ValueError(f"{kind.__name__}.{name} is {data[name]!r}, expected {expected}")
     return kind(**fields)
+
+
+def classes_of(value: Any) -> dict[str, type]:
+    """Those classes in a tree of dataclasses that are not jaxcl's, by their names in `to_data`."""
+    if isinstance(value, tuple | list):
+        return {name: kind for item in value for name, kind in classes_of(item).items()}
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return {}
+    found = classes_of([getattr(value, name) for name in config_fields(value)])
+    kind = type(value)
+    if kind.__module__.split(".")[0] != "jaxcl":
+        found[f"{kind.__module__}.{kind.__qualname__}"] = kind
+    return found
 
 
 def config_fields(value: Any) -> list[str]:
@@ -131,5 +149,5 @@ def _own_class(name: Any) -> type:
             return found
     raise ValueError(
         f"config.json names {name}, which is not a class of jaxcl: give its config file, as "
-        "in: jaxcl train CONFIG --out RUN_DIR, or: jaxcl evaluate RUN_DIR --config CONFIG"
+        "in: jaxcl train RUN_DIR --config CONFIG, or: jaxcl evaluate RUN_DIR --config CONFIG"
     )

@@ -13,7 +13,7 @@ from typing import IO
 import jax
 import numpy as np
 
-from jaxcl.training.config_json import differences, from_data, to_data
+from jaxcl.training.config_json import classes_of, differences, from_data, to_data
 from jaxcl.training.durable_files import cannot_write, write_durably
 from jaxcl.training.errors import UserError
 from jaxcl.training.experiment import Experiment
@@ -99,12 +99,15 @@ class RunDirectory:
         write_durably(self.facts, json.dumps(dataclasses.asdict(facts)) + "\n")
         return notices
 
-    def read_experiment(self) -> Experiment:
+    def read_experiment(self, like: Experiment | None = None) -> Experiment:
         """The experiment that the directory holds.
+
+        Args:
+          like: one whose classes it may have beside jaxcl's own; None: only these.
 
         Raises:
           FileNotFoundError: if there is none.
-          UserError: if it is damaged, or names classes that are not jaxcl's.
+          UserError: if it is damaged, or names other classes.
         """
         if not self.config.is_file():
             raise FileNotFoundError(
@@ -112,7 +115,7 @@ class RunDirectory:
                 "or a directory that `jaxcl train` made"
             )
         try:
-            experiment = from_data(self._read_json(self.config))
+            experiment = from_data(self._read_json(self.config), classes_of(like))
         except (ValueError, TypeError) as error:
             raise UserError(f"{self.config}: {error}") from error
         if not isinstance(experiment, Experiment):

@@ -53,9 +53,19 @@ def init_state(
       optimizer: an optax transformation.
       batch: views of the shapes to come.
       seed: decides parameters, views and all else that is random.
+
+    Raises:
+      ValueError: if the method's own state is no pytree of arrays.
     """
     init_key, run_key = jax.random.split(jax.random.key(seed))
     params, method_state = method.init(init_key, batch)
+    for leaf in jax.tree.leaves(method_state):
+        if not hasattr(leaf, "dtype"):
+            raise ValueError(
+                f"{type(method).__name__}.init returned a state with {type(leaf).__name__} in it, "
+                "expected arrays: have a class registered by jax.tree_util.register_dataclass, and "
+                "numbers made arrays"
+            )
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         key=jax.random.key_data(run_key),

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from jaxcl.similarity import axis_size, gather_rows, row_numbers
 
@@ -49,3 +51,13 @@ def test_an_axis_that_is_not_mapped(function):
         jax.eval_shape(lambda rows: function(rows, "devices"), ROWS)
     with pytest.raises(ValueError, match=message):
         jax.vmap(lambda rows: function(rows, "devices"), axis_name="other")(ROWS.reshape(4, 2, 3))
+
+
+def test_a_shard_map_that_sums_gradients_by_itself_is_refused():
+    mesh = Mesh(np.array(jax.devices()[:2]), ("d",))
+    options = {"mesh": mesh, "in_specs": P("d"), "out_specs": P("d")}
+    rows = jnp.ones((4, 2))
+    gathered = jax.shard_map(lambda x: gather_rows(x, "d"), **options, check_vma=False)(rows)
+    assert gathered.shape == (8, 2)  # of both devices
+    with pytest.raises(ValueError, match="check_vma=False"):
+        jax.shard_map(lambda x: x * axis_size("d"), **options)(rows)

@@ -24,7 +24,42 @@ def with_labels(tmp_path, labels, **changes):
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Unregistered:
+    batch_stats: dict
+
+
+class WithoutPytree(methods.SimCLR):
+    def init(self, key, batch):
+        params, state = super().init(key, batch)
+        return params, Unregistered(state.batch_stats)
+
+
+class Unreduced(methods.SimCLR):
+    def objective(self, *arguments, **options):
+        loss, state, metrics = super().objective(*arguments, **options)
+        return loss + np.zeros(64, np.float32), state, metrics
+
+
+class WithVector(methods.SimCLR):
+    def objective(self, *arguments, **options):
+        loss, state, metrics = super().objective(*arguments, **options)
+        return loss, state, metrics | {"spectrum": np.zeros(3, np.float32)}
+
+
 CASES = {
+    "a state that is no pytree": (
+        lambda _: make_experiment(method=WithoutPytree(ENCODER)),
+        "WithoutPytree.init returned a state with Unregistered in it, expected arrays: have a",
+    ),
+    "a loss for each example": (
+        lambda _: make_experiment(method=Unreduced(ENCODER)),
+        r"Unreduced.objective returned the loss of shape \(64,\), expected a scalar: take its mean",
+    ),
+    "a metric that is no scalar": (
+        lambda _: make_experiment(method=WithVector(ENCODER)),
+        r"WithVector.objective returned spectrum of shape \(3,\), expected a scalar",
+    ),
     "SupCon without labels": (
         lambda path: with_labels(path, None),
         "SupCon needs labels, and the data have none: name them",
