@@ -156,13 +156,18 @@ def lidar(views: ArrayLike, *, epsilon: float = 1e-7, regularizer: float = 1e-4)
         )
     if not np.isfinite(array).all():
         raise ValueError("views holds values that are not finite")
+    width = array.shape[2]
+    rows = (array - array.mean(axis=(0, 1))).reshape(-1, width)
+    if len(rows) < width:  # no direction but those of the rows counts: pixels have thousands
+        array = array @ np.linalg.qr(rows.T).Q
     means = array.mean(axis=1)
     between = np.cov(means, rowvar=False, ddof=0).reshape(array.shape[2], -1)
     residuals = (array - means[:, None]).reshape(-1, array.shape[2])
     within = residuals.T @ residuals / (len(array) * (array.shape[1] - 1))
     variances, axes = np.linalg.eigh(within + regularizer * np.eye(len(within)))
     whiten = axes / np.sqrt(variances) @ axes.T
-    return _exp_entropy(np.linalg.eigvalsh(whiten @ between @ whiten).clip(0), epsilon)
+    values = np.linalg.eigvalsh(whiten @ between @ whiten).clip(0)
+    return _exp_entropy(np.pad(values, (0, width - len(values))), epsilon)
 
 
 def effective_rank(features: ArrayLike) -> float:

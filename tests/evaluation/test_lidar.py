@@ -26,12 +26,14 @@ def test_axes_that_only_views_differ_along_do_not_count():
     assert rankme(rows.reshape(-1, 4)) > 3.5
 
 
-def test_is_its_eigenvalues():
-    """By a generalized eigenvalue problem instead of a square root."""
-    rows = views(np.array([2.0, 1.0, 0.5]), np.array([0.3, 0.6, 0.2]))
+@pytest.mark.parametrize(("examples", "width"), [(400, 3), (5, 30)], ids=["few axes", "many"])
+def test_is_its_eigenvalues(examples, width):
+    """By a generalized eigenvalue problem instead of a square root, in all axes there are."""
+    signal, noise = np.resize([2.0, 1.0, 0.5], width), np.resize([0.3, 0.6, 0.2], width)
+    rows = 7 + views(signal, noise, examples=examples, count=4)
     means = rows.mean(1)
     between = np.cov(means.T, ddof=0)
-    within = sum(np.cov(each.T) for each in rows) / len(rows) + 1e-4 * np.eye(3)
+    within = sum(np.cov(each.T) for each in rows) / len(rows) + 1e-4 * np.eye(width)
     values = np.linalg.eigvals(np.linalg.solve(within, between)).real
     shares = values / values.sum() + 1e-7
     expected = np.exp(-np.sum(shares * np.log(shares)))

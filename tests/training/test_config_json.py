@@ -50,7 +50,7 @@ class MyEncoder(nn.Module):
 def test_a_class_of_the_users_is_written_and_not_loaded():
     experiment = make_experiment(method=methods.SimCLR(encoder=MyEncoder()))
     data = json.loads(json.dumps(to_data(experiment)))
-    with pytest.raises(ValueError, match=r"MyEncoder, which is not a class of jaxcl.*--out"):
+    with pytest.raises(ValueError, match=r"MyEncoder, which is not a class of jaxcl.*--config"):
         from_data(data)
 
 

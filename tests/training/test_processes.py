@@ -360,10 +360,11 @@ def test_a_signal_while_the_others_are_asked_waits_for_the_next_time(others, mon
     """Else this process alone would stop."""
     stop, replaced = SimpleNamespace(signal=signal.SIGTERM), SimpleNamespace(count=2)
     others("0 3")
-    assert loop._agreed(stop, replaced, due=True) == (signal.SIGTERM, 5)
-    assert loop._agreed(stop, replaced, due=False) == (None, 2)
+    watch = loop._Watch(None, None, None, stop, replaced, None)
+    assert watch.agree(due=True) == (signal.SIGTERM, 5)
+    assert watch.agree(due=False) == (None, 2)
     monkeypatch.setattr(loop, "totals", lambda asked, count: (0, count + 3))  # asked before it came
-    assert loop._agreed(stop, replaced, due=True) == (None, 5)
+    assert watch.agree(due=True) == (None, 5)
 
 
 def wait_for(path, seconds=150):

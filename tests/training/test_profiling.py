@@ -53,7 +53,7 @@ def test_a_run_that_fails_within_the_trace_still_ends_it(tmp_path, experiment, q
     def fail(*arguments, **options):
         raise OSError("no space")
 
-    monkeypatch.setattr(loop, "_agreed", fail)
+    monkeypatch.setattr(loop._Watch, "agree", fail)
     with pytest.raises(OSError, match="no space"):
         train(experiment, tmp_path, console=quiet, profile=Profile(1, 4))
     assert calls == ["start", "stop"]
