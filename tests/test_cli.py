@@ -99,6 +99,53 @@ def test_a_run_with_classes_of_ones_own_goes_on_by_its_config(tmp_path, capsys):
     assert main(["train", config, "--config", config]) == 2
 
 
+OWN_SOURCE = """
+import dataclasses
+import numpy as np
+from jaxcl import augment, data, encoders, methods, training
+
+class Blobs:
+    image_shape = (8, 8, 1)
+    names = range(256)
+    labels = label_names = None
+
+    def __len__(self):
+        return 256
+
+    def __getitem__(self, record):
+        image = np.random.default_rng(record).integers(0, 256, (8, 8, 1), np.uint8)
+        return {"image": image, "replaced": False}
+
+@dataclasses.dataclass(frozen=True)
+class BlobsConfig(data.SourceConfig):
+    def open(self):
+        return Blobs()
+
+def config():
+    return training.Experiment(
+        data=BlobsConfig(),
+        views=augment.Views((augment.RandomHorizontalFlip(),) * 2),
+        method=methods.SimCLR(encoders.MLP((8,))),
+        train=training.Train(batch_size=64, epochs=1),
+        run=training.Run(workers=1),
+    )
+"""
+
+
+@pytest.mark.slow
+def test_a_source_of_ones_own_is_read_by_worker_processes(tmp_path):
+    (tmp_path / "blobs.py").write_text(OWN_SOURCE)
+    verb = ["train", str(tmp_path / "blobs.py"), "--out", str(tmp_path / "run")]
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxcl.cli", *verb],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "trained 4 steps" in done.stderr
+
+
 def write_pictures(folder, sizes, mode="L"):
     folder.mkdir()
     random = np.random.default_rng(0)

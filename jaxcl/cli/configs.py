@@ -23,6 +23,8 @@ def load_config(path: Path) -> "Experiment":
       UserError: if it defines no `config()`, that returns no Experiment, or its code fails, naming
         the line.
     """
+    import cloudpickle
+
     from jaxcl.training import Experiment
     from jaxcl.training.errors import UserError
 
@@ -40,6 +42,7 @@ def load_config(path: Path) -> "Experiment":
     folder = str(path.parent.absolute())
     if folder not in sys.path:
         sys.path.append(folder)  # a config may import a file beside it
+    cloudpickle.register_pickle_by_value(module)  # by which its classes go to worker processes
     try:
         spec.loader.exec_module(module)
         make = getattr(module, "config", None)
