@@ -91,12 +91,19 @@ def test_a_run_with_classes_of_ones_own_goes_on_by_its_config(tmp_path, capsys):
     (tmp_path / "beside.py").write_text(OWN)
     (tmp_path / "own.py").write_text(OWN_CONFIG)
     config, run = str(tmp_path / "own.py"), tmp_path / "run"
-    assert main(["train", config, "--out", str(run), "--method.factor", "2"]) == 0
+    options = ["--method.factor", "2", "--method.encoder.widths", "4"]
+    assert main(["train", config, "--out", str(run), *options]) == 0
     assert main(["train", str(run)]) == 2
     assert "names beside.Own" in capsys.readouterr().err
     assert main(["train", str(run), "--config", config]) == 0
     assert json.loads((run / "config.json").read_text())["method"]["factor"] == 2.0
     assert main(["train", config, "--config", config]) == 2
+    # What was trained is what embeds: 4 features, not the 8 of the file, which has moved besides.
+    (tmp_path / "own.py").rename(tmp_path / "moved.py")
+    np.savez(tmp_path / "images.npz", image=np.zeros((3, 8, 8), np.uint8))
+    found = ["--out", str(tmp_path / "f.npz"), "--config", str(tmp_path / "moved.py")]
+    assert main(["embed", str(run), str(tmp_path / "images.npz"), *found]) == 0
+    assert np.load(tmp_path / "f.npz")["features"].shape == (3, 4)
 
 
 OWN_SOURCE = """

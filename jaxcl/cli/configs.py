@@ -1,5 +1,6 @@
 """Config files: Python that makes an experiment."""
 
+import dataclasses
 import importlib.util
 import inspect
 import sys
@@ -58,6 +59,25 @@ def load_config(path: Path) -> "Experiment":
     if not isinstance(experiment, Experiment):
         raise UserError(f"{path}: config() returned {experiment!r}, not a training.Experiment")
     return experiment
+
+
+def experiment_of(directory: Path, config: str | None) -> "Experiment | None":
+    """That of a run: all as it was trained, its own classes and `evaluate` by its config file.
+
+    Returns:
+      The experiment; None without a config, for the run's own.
+
+    Raises:
+      FileNotFoundError: if there is no such run, or no such file.
+      UserError: as `load_config`, or where the run has other classes.
+    """
+    if config is None:
+        return None
+    from jaxcl.training import RunDirectory
+
+    given = load_config(Path(config))
+    trained = RunDirectory(directory).read_experiment(given)
+    return dataclasses.replace(trained, evaluate=given.evaluate)
 
 
 def _line_of(error: Exception, path: Path) -> str:

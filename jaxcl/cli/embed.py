@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from jaxcl.cli.configs import OWN_CLASSES, load_config
+from jaxcl.cli.configs import OWN_CLASSES, experiment_of
 from jaxcl.cli.exits import complain
 
 
@@ -34,7 +34,7 @@ def embed(known: argparse.Namespace) -> int:
             Path(known.out),
             batch_size=known.batch_size,
             array=known.array,
-            experiment=load_config(Path(known.config)) if known.config else None,
+            experiment=experiment_of(Path(known.run_dir), known.config),
         )
     except (UserError, OSError) as error:
         return complain(error)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxcl.cli.configs import OTHER_PARTS, load_config
+from jaxcl.cli.configs import OTHER_PARTS, experiment_of
 from jaxcl.cli.exits import complain
 
 if TYPE_CHECKING:
@@ -36,9 +36,10 @@ def evaluate(
     from jaxcl.training.errors import UserError
 
     try:
-        experiment = load_config(Path(config)) if isinstance(config, str) else config
+        if config is None or isinstance(config, str):
+            config = experiment_of(directory, config)
         severities = () if corruptions is None else corruptions or SEVERITIES
-        print(evaluate_run(directory, experiment, severities=severities))
+        print(evaluate_run(directory, config, severities=severities))
     except (UserError, OSError) as error:
         return complain(error)
     return 0

@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from jaxcl.cli.configs import OTHER_PARTS, load_config
+from jaxcl.cli.configs import OTHER_PARTS, experiment_of
 from jaxcl.cli.exits import complain
 
 
@@ -56,7 +56,7 @@ def finetune(known: argparse.Namespace) -> int:
         print(
             finetune_run(
                 Path(known.run_dir),
-                load_config(Path(known.config)) if known.config else None,
+                experiment_of(Path(known.run_dir), known.config),
                 shares=known.labels or SHARES,
                 draws=known.draws,
                 settings=settings,

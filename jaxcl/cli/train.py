@@ -155,7 +155,10 @@ def _train_here(
     if not speaks:
         return 0
     console.print(f"trained {outcome.step} steps; the run is in {directory}")
-    return evaluate(directory, experiment) if experiment.evaluate is not None else 0
+    if experiment.evaluate is None:
+        return 0
+    console.print("evaluating: raw input, the untrained and the trained encoder ...")
+    return evaluate(directory, experiment)
 
 
 def _train_population(

@@ -141,7 +141,9 @@ class Folder(SourceConfig):
             )
         root = os.path.expanduser(self.path)
         if not os.path.isdir(root):
-            raise FileNotFoundError(f"{root} is not a folder: give the path of a folder of images")
+            raise FileNotFoundError(
+                f"{root} is not a folder: give the path of a folder of images (data.path)"
+            )
         names = _list_images(root)
         if not names:
             raise ValueError(

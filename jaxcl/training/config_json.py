@@ -35,7 +35,8 @@ def from_data(data: Any, known: Mapping[str, type] = types.MappingProxyType({}))
 
     Args:
       data: plain values.
-      known: classes beside jaxcl's own, as `classes_of` names them.
+      known: classes beside jaxcl's own, as `classes_of` names them; where files have other names
+        by now, the class's own name will do.
 
     Raises:
       ValueError: for a class that is neither, fields that it does not have, or a value that is not
@@ -45,7 +46,7 @@ def from_data(data: Any, known: Mapping[str, type] = types.MappingProxyType({}))
         return tuple(from_data(item, known) for item in data)
     if not isinstance(data, dict):
         return data
-    kind = known.get(str(data.get(_CLASS))) or _own_class(data.get(_CLASS))
+    kind = _known_class(str(data.get(_CLASS)), known) or _own_class(data.get(_CLASS))
     fields = {name: from_data(value, known) for name, value in data.items() if name != _CLASS}
     unknown = sorted(fields.keys() - {field.name for field in dataclasses.fields(kind)})
     if unknown:
@@ -135,6 +136,12 @@ def _fits(value: Any, wanted: Any) -> bool:
     if origin is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, origin) if inspect.isclass(origin) else True
+
+
+def _known_class(name: str, known: Mapping[str, type]) -> type | None:
+    bare = [kind for each, kind in known.items() if each.split(".")[-1] == name.split(".")[-1]]
+    is_jaxcls = name.split(".")[0] == "jaxcl"
+    return known.get(name) or (bare[0] if len(bare) == 1 and not is_jaxcls else None)
 
 
 def _own_class(name: Any) -> type:

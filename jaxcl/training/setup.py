@@ -222,10 +222,25 @@ def _check_evaluation(experiment: Experiment, source: Source) -> None:
         return
     if settings.test is None:
         raise ValueError("evaluate names no test examples: set evaluate.test, or evaluate=None")
-    fitted = source.labels if settings.train is None else settings.train.open().labels
-    if (fitted is None) != (settings.test.open().labels is None):
-        without, given = ("train", "test") if fitted is None else ("test", "train")
+    fitted = source if settings.train is None else settings.train.open()
+    test = settings.test.open()
+    if fitted.image_shape != test.image_shape:
+        raise ValueError(
+            f"evaluate.test has images of {_sides(test)}, and evaluate.train (the training data, "
+            f"where it is not set) of {_sides(fitted)}: set the size of both alike"
+        )
+    if settings.paired and len(fitted) != len(test):
+        raise ValueError(
+            f"evaluate.paired takes row i of both as one thing, but evaluate.train has "
+            f"{len(fitted)} examples and evaluate.test {len(test)}"
+        )
+    if (fitted.labels is None) != (test.labels is None):
+        without, given = ("train", "test") if fitted.labels is None else ("test", "train")
         raise ValueError(
             f"evaluate.{given} has labels and evaluate.{without} has none: name the labels of both "
             "(as in label='label', or labels='subfolders'), or of neither"
         )
+
+
+def _sides(source: Source) -> str:
+    return "x".join(map(str, source.image_shape))

@@ -47,7 +47,24 @@ class WithVector(methods.SimCLR):
         return loss, state, metrics | {"spectrum": np.zeros(3, np.float32)}
 
 
+def evaluated_on(tmp_path, shape, **settings):
+    np.savez(tmp_path / "test.npz", image=np.zeros(shape, np.uint8))
+    test = data.Arrays(str(tmp_path / "test.npz"))
+    plain = np.zeros((120, 8, 8, 1), np.uint8)
+    np.savez(tmp_path / "train.npz", image=plain)
+    own = data.Arrays(str(tmp_path / "train.npz"))
+    return make_experiment(data=own, evaluate=training.Evaluate(test=test, **settings))
+
+
 CASES = {
+    "tested on images of another size": (
+        lambda path: evaluated_on(path, (120, 16, 16, 1)),
+        r"evaluate.test has images of 16x16x1, and evaluate.train .* of 8x8x1: set the size",
+    ),
+    "pairs that do not pair up": (
+        lambda path: evaluated_on(path, (100, 8, 8, 1), paired=True),
+        "evaluate.train has 120 examples and evaluate.test 100",
+    ),
     "a state that is no pytree": (
         lambda _: make_experiment(method=WithoutPytree(ENCODER)),
         "WithoutPytree.init returned a state with Unregistered in it, expected arrays: have a",
