@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import flax.linen as nn
 import numpy as np
 from rich.console import Console
 from rich.progress import Progress
@@ -26,7 +25,7 @@ from jaxcl.evaluation.fine_tuning import (
 from jaxcl.evaluation.linear import L2_GRID, linear_probe
 from jaxcl.evaluation.report import markdown_table
 from jaxcl.evaluation.runs import open_parts
-from jaxcl.methods import Method, SimCLR
+from jaxcl.methods import EncoderMethod, Method
 from jaxcl.training import (
     Experiment,
     RestoredRun,
@@ -281,19 +280,23 @@ class _Comparison:
 
 
 def networks_to_tune(method: Method) -> Networks:
-    """What makes a method's features: its encoder; of SimCLR v2 layers of the projector too.
+    """What makes a method's features.
 
     Where batch statistics are of groups, they become those of the whole batch, which has no keys to
     hide from and may be of any size.
+
+    Raises:
+      ValueError: if the method's features are not those of an encoder.
     """
-    networks: dict[str, nn.Module] = {"encoder": method.encoder}
-    if isinstance(method, SimCLR) and method.embed_layers and method.projector is not None:
-        networks["projector"] = method.projector.first_layers(method.embed_layers)
+    if not isinstance(method, EncoderMethod):
+        raise ValueError(
+            f"{type(method).__name__} has no encoder to fine-tune: it is no methods.EncoderMethod"
+        )
     return {
         name: module.clone(batch_norm_groups=None)
         if getattr(module, "batch_norm_groups", None) is not None
         else module
-        for name, module in networks.items()
+        for name, module in method.feature_networks.items()
     }
 
 

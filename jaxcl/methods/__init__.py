@@ -8,7 +8,7 @@ from jaxcl.methods.dense import DenseCL
 from jaxcl.methods.gradient_cache import grad_cache
 from jaxcl.methods.instance_discrimination import InstanceDiscrimination
 from jaxcl.methods.joint_embedding import JointEmbedding
-from jaxcl.methods.method import Batch, Method
+from jaxcl.methods.method import Batch, EncoderMethod, Method
 from jaxcl.methods.micro_batches import cached_loss_and_grad
 from jaxcl.methods.moco import MoCo, MoCoV2Plus, MoCoV3
 from jaxcl.methods.plain_memory import PlainMemory
@@ -26,6 +26,7 @@ __all__ = [
     "Batch",
     "Cosine",
     "DenseCL",
+    "EncoderMethod",
     "InstanceDiscrimination",
     "JointEmbedding",
     "Linear",

@@ -7,11 +7,11 @@ import jax
 from jaxcl.losses import negative_cosine
 from jaxcl.methods.health import in_batch_health
 from jaxcl.methods.method import Batch, Metrics, Params
-from jaxcl.methods.target import TargetMethod, TargetState
+from jaxcl.methods.target import PredictingMethod, TargetState
 
 
 @dataclasses.dataclass(frozen=True)
-class BYOL(TargetMethod):
+class BYOL(PredictingMethod):
     """BYOL (Grill et al., 2020): squared distance of unit vectors, in both directions.
 
     Without a predictor, or with a target that follows at once (momentum 0), nothing keeps the

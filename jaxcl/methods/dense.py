@@ -14,19 +14,15 @@ from jaxcl.losses import info_nce
 from jaxcl.methods.draws import Draws
 from jaxcl.methods.method import (
     Batch,
-    Method,
     Metrics,
     Params,
-    check_momentum,
-    check_positive,
     example_numbers,
     two_views,
 )
 from jaxcl.methods.moco import MoCo, MoCoState
 from jaxcl.methods.networks import chain, forward, init_networks, network_streams
-from jaxcl.methods.schedules import Cosine, value_at
 from jaxcl.methods.shuffle import norm_groups, shuffle_rows, unshuffle_rows
-from jaxcl.methods.target import move_target, start_target
+from jaxcl.methods.target import start_target
 from jaxcl.similarity import l2_normalize
 
 
@@ -40,7 +36,7 @@ class DenseCLState(MoCoState):
 
 
 @dataclasses.dataclass(frozen=True)
-class DenseCL(Method):
+class DenseCL(MoCo):
     """DenseCL (Wang et al., 2021): MoCo v2, and the same for every cell of the feature map.
 
     A cell's positive is the key of that cell of the other view whose encoder features are nearest
@@ -49,28 +45,14 @@ class DenseCL(Method):
     keep its map (`encoders.features_and_map`), of more than one cell.
     """
 
-    projector: nn.Module | None = None
-    """Maps features to embeddings; None: the features are the embeddings."""
     dense_projector: nn.Module | None = None
     """Maps the features of one cell to its embedding, as 1x1 convolutions do; the paper's is like
     the projector. None: the features are the embeddings."""
     dense_weight: float = 0.5
     """Share of the dense loss in the whole, 0 to 1."""
-    temperature: float = 0.2
-    """Divides similarities; > 0."""
-    queue_size: int = 65536
-    """Keys of past batches in each of both queues."""
-    momentum: float | Cosine = 0.999
-    """Share of itself that the key encoder keeps at each step, 0 to 1."""
-    shuffle: bool = True
-    """Encode keys in another order than queries, so that their batch statistics differ."""
-    mask_own_keys: bool = False
-    """Leave an example's own old keys out of its negatives; for queues near or above the data set's
-    size. The paper does not."""
 
     def __post_init__(self) -> None:
-        check_positive(self, temperature=self.temperature, queue_size=self.queue_size)
-        check_momentum(self, self.momentum)
+        super().__post_init__()
         if isinstance(self.dense_weight, int | float) and not 0 <= self.dense_weight <= 1:
             raise ValueError(f"DenseCL: dense_weight must be 0 to 1, got {self.dense_weight}")
 
@@ -101,7 +83,7 @@ class DenseCL(Method):
     def represent(
         self,
         params: Params,
-        state: DenseCLState,
+        state: Any,
         batch: Batch,
         *,
         key: jax.Array,
@@ -145,7 +127,7 @@ class DenseCL(Method):
     def objective(
         self,
         params: Params,
-        state: DenseCLState,
+        state: Any,
         embeddings: tuple[jax.Array, ...],
         batch: Batch,
         *,
@@ -153,7 +135,7 @@ class DenseCL(Method):
         axis_name: str | None = None,
     ) -> tuple[jax.Array, DenseCLState, Metrics]:
         queries, query_cells, query_features, keys, key_cells, key_features = embeddings
-        loss, moved, metrics = self._moco.objective(
+        loss, moved, metrics = super().objective(
             params, state, (queries, keys), batch, progress=progress, axis_name=axis_name
         )
         nearest = nearest_cells(query_features, key_features)
@@ -177,32 +159,6 @@ class DenseCL(Method):
         # As both queues are as long, chance of their weighted sum is that of either.
         loss = (1 - self.dense_weight) * loss + self.dense_weight * dense_loss
         return loss, state, metrics | {"dense_loss": dense_loss}
-
-    @property
-    def averages(self) -> tuple[str, ...]:
-        return ("target_params",)
-
-    def end_step(
-        self, params: Params, state: DenseCLState, *, progress: jax.Array | float
-    ) -> DenseCLState:
-        moved = move_target(state.target_params, params, value_at(self.momentum, progress))
-        return dataclasses.replace(state, target_params=moved)
-
-    def check(self, *, batch_size: int, examples: int) -> list[str]:
-        return self._moco.check(batch_size=batch_size, examples=examples)
-
-    @property
-    def _moco(self) -> MoCo:
-        """What is contrasted of whole images."""
-        return MoCo(
-            self.encoder,
-            self.projector,
-            temperature=self.temperature,
-            queue_size=self.queue_size,
-            momentum=self.momentum,
-            shuffle=self.shuffle,
-            mask_own_keys=self.mask_own_keys,
-        )
 
     @property
     def _whole(self) -> dict[str, nn.Module]:

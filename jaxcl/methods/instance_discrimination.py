@@ -1,9 +1,8 @@
 """Instance discrimination: every example is a class, its row of a bank the weight."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -13,14 +12,15 @@ from jaxcl.losses import info_nce
 from jaxcl.methods.health import contrast_health, contrast_health_over_parts, spread_health
 from jaxcl.methods.method import (
     Batch,
-    Method,
+    EncoderMethod,
+    EncoderState,
     Metrics,
     Params,
     check_momentum,
     check_positive,
     example_numbers,
 )
-from jaxcl.methods.networks import chain, forward, init_networks
+from jaxcl.methods.networks import forward, init_networks
 from jaxcl.similarity import (
     Pairs,
     gather_rows,
@@ -35,10 +35,9 @@ from jaxcl.similarity.checks import check_known_rows
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class InstanceDiscriminationState:
+class InstanceDiscriminationState(EncoderState):
     """State of instance discrimination."""
 
-    batch_stats: dict[str, Any]
     bank: memory.Bank | memory.ShardedBank
     key: jax.Array
     """Raw key of the next draw of negatives."""
@@ -47,7 +46,7 @@ class InstanceDiscriminationState:
 
 
 @dataclasses.dataclass(frozen=True)
-class InstanceDiscrimination(Method):
+class InstanceDiscrimination(EncoderMethod):
     """Instance discrimination with a memory bank (Wu et al., 2018), of one view of each example.
 
     An example's embedding, of unit length, is to be like its own row of the bank and unlike the
@@ -55,8 +54,6 @@ class InstanceDiscrimination(Method):
     mixed into its row.
     """
 
-    projector: nn.Module | None = None
-    """Maps features to embeddings; None: the features are the embeddings."""
     bank_size: int = 1_281_167
     """Rows of the bank, one for each example of the data."""
     temperature: float = 0.07
@@ -83,7 +80,7 @@ class InstanceDiscrimination(Method):
         if batch.index is not None:
             check_known_rows("batch.index", batch.index, self.bank_size)
         network_key, bank_key, draw_key = jax.random.split(key, 3)
-        params, batch_stats, outputs = init_networks(self._networks, network_key, batch.views[0])
+        params, batch_stats, outputs = init_networks(self.networks, network_key, batch.views[0])
         return params, InstanceDiscriminationState(
             batch_stats=batch_stats,
             bank=memory.init_bank(bank_key, self.bank_size, outputs.shape[-1]),
@@ -102,7 +99,7 @@ class InstanceDiscrimination(Method):
     ) -> tuple[tuple[jax.Array], InstanceDiscriminationState]:
         """The embeddings of the first view, [N, D] unit rows."""
         embeddings, batch_stats = forward(
-            self._networks,
+            self.networks,
             params,
             state.batch_stats,
             batch.views[0],
@@ -232,7 +229,3 @@ class InstanceDiscrimination(Method):
     def banks(self) -> tuple[str, ...]:
         # Noise of the whole bank would have to meet every query of every device.
         return () if self.contrast == "nce" and self.negatives is None else ("bank",)
-
-    @property
-    def _networks(self) -> dict[str, nn.Module]:
-        return chain(encoder=self.encoder, projector=self.projector)

@@ -3,13 +3,19 @@
 import dataclasses
 from typing import Any
 
-import flax.linen as nn
 import jax
 
 from jaxcl.methods.criteria import Criterion, VICReg
 from jaxcl.methods.health import in_batch_health
-from jaxcl.methods.method import Batch, Method, Metrics, Params, check_momentum
-from jaxcl.methods.networks import chain, forward_each, init_networks
+from jaxcl.methods.method import (
+    Batch,
+    EncoderMethod,
+    EncoderState,
+    Metrics,
+    Params,
+    check_momentum,
+)
+from jaxcl.methods.networks import forward_each, init_networks
 from jaxcl.methods.schedules import Cosine, value_at
 from jaxcl.methods.target import move_target, start_target
 
@@ -25,10 +31,9 @@ class Target:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class JointEmbeddingState:
+class JointEmbeddingState(EncoderState):
     """State of a joint-embedding method."""
 
-    batch_stats: dict[str, Any]
     criterion: Any
     """What the criterion keeps from step to step."""
     target: Target | None = None
@@ -36,14 +41,12 @@ class JointEmbeddingState:
 
 
 @dataclasses.dataclass(frozen=True)
-class JointEmbedding(Method):
+class JointEmbedding(EncoderMethod):
     """Encodes each view by itself, and compares: Barlow Twins, VICReg, TiCo, MMCR, W-MSE and more.
 
     The criterion says which: `jaxcl.methods.criteria`.
     """
 
-    projector: nn.Module | None = None
-    """Maps features to embeddings; None: the features are the embeddings."""
     criterion: Criterion = VICReg()
     """The loss of the embeddings."""
     momentum: float | Cosine | None = None
@@ -55,7 +58,7 @@ class JointEmbedding(Method):
 
     def init(self, key: jax.Array, batch: Batch) -> tuple[Params, JointEmbeddingState]:
         network_key, criterion_key = jax.random.split(key)
-        params, batch_stats, outputs = init_networks(self._networks, network_key, batch.views[0])
+        params, batch_stats, outputs = init_networks(self.networks, network_key, batch.views[0])
         kept = self.criterion.init(criterion_key, outputs.shape[-1])
         if self.momentum is None:
             return params, JointEmbeddingState(batch_stats, kept)
@@ -76,7 +79,7 @@ class JointEmbedding(Method):
         target = state.target
         learning = batch.views if target is None else batch.views[:1]
         embeddings, batch_stats = forward_each(
-            self._networks,
+            self.networks,
             params,
             state.batch_stats,
             learning,
@@ -85,7 +88,7 @@ class JointEmbedding(Method):
         )
         if target is not None:
             slow, slow_stats = forward_each(
-                self._networks,
+                self.networks,
                 target.params,
                 target.batch_stats,
                 batch.views[1:],
@@ -121,7 +124,3 @@ class JointEmbedding(Method):
             return state
         moved = move_target(state.target.params, params, value_at(self.momentum, progress))
         return dataclasses.replace(state, target=dataclasses.replace(state.target, params=moved))
-
-    @property
-    def _networks(self) -> dict[str, nn.Module]:
-        return chain(encoder=self.encoder, projector=self.projector)

@@ -49,9 +49,6 @@ class Method(abc.ABC):
     optimizer does not touch: batch statistics, target networks, memory.
     """
 
-    encoder: nn.Module
-    """Maps a view to features, called as encoder(view, train=..., axis_name=...)."""
-
     @abc.abstractmethod
     def init(self, key: jax.Array, batch: Batch) -> tuple[Params, Any]:
         """Makes parameters and state for views of the shapes in `batch`."""
@@ -139,14 +136,15 @@ class Method(abc.ABC):
         del params, progress
         return state
 
+    @abc.abstractmethod
     def embed(self, params: Params, state: Any, inputs: jax.Array) -> jax.Array:
-        """Features [N, F] of `inputs`, not augmented, as evaluation and transfer use them.
+        """Features [N, F] of `inputs`, not augmented, as evaluation and transfer use them."""
 
-        Those of `params["encoder"]`, with the running statistics in `state.batch_stats`: a method
-        that has these elsewhere has its own `embed`.
-        """
-        features, _ = forward({"encoder": self.encoder}, params, state.batch_stats, inputs)
-        return features
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks by name, in the order in which they run: the fields that are some."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value for name, value in fields.items() if isinstance(value, nn.Module)}
 
     @property
     def averages(self) -> tuple[str, ...]:
@@ -169,11 +167,9 @@ class Method(abc.ABC):
 
         A network says so of its own by a property or field `undecayed`.
         """
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return tuple(
             f"{name}/{path}"
-            for name, network in fields.items()
-            if isinstance(network, nn.Module)
+            for name, network in self.networks.items()
             for path in getattr(network, "undecayed", ())
         )
 
@@ -215,6 +211,34 @@ class Method(abc.ABC):
         )
         check_scalars(self, {"the loss": loss, **metrics})
         return loss, (state, metrics)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class EncoderState:
+    """State of a method of one encoder."""
+
+    batch_stats: dict[str, Any]
+    """Running statistics by network, as `Params`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderMethod(Method):
+    """A method of one encoder, whose features are what is transferred; all methods of images."""
+
+    encoder: nn.Module
+    """Maps a view to features, called as encoder(view, train=..., axis_name=...)."""
+    projector: nn.Module | None = None
+    """Maps features to embeddings; None: the features are the embeddings."""
+
+    def embed(self, params: Params, state: Any, inputs: jax.Array) -> jax.Array:
+        features, _ = forward(self.feature_networks, params, state.batch_stats, inputs)
+        return features
+
+    @property
+    def feature_networks(self) -> dict[str, nn.Module]:
+        """What makes features, in a row: `embed` applies and fine-tuning tunes these networks."""
+        return {"encoder": self.encoder}
 
 
 def two_views(batch: Batch, method: Method) -> tuple[jax.Array, jax.Array]:

@@ -167,7 +167,7 @@ def _for_micro_batches(
     whole = _norms(method, params, state, batch, key)
     if not whole:
         return method
-    networks = _networks(method)
+    networks = method.networks
     rows = len(batch.views[0]) // count
     for norm in whole:
         _check_norm(norm, rows, type(method).__name__)
@@ -220,7 +220,7 @@ def _norms(method: Method, params: Params, state: Any, batch: Batch, key: jax.Ar
       ValueError: if statistics change by no module that can be seen.
     """
     norms: list[_Norm] = []
-    networks = _networks(method)
+    networks = method.networks
     network = "network"  # the name of the one that is being called
 
     def watch(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
@@ -249,12 +249,6 @@ def _norms(method: Method, params: Params, state: Any, batch: Batch, key: jax.Ar
 
     jax.eval_shape(represent, params, batch)
     return norms
-
-
-def _networks(method: Method) -> dict[str, nn.Module]:
-    """The fields of a method that are networks."""
-    fields = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
-    return {name: value for name, value in fields.items() if isinstance(value, nn.Module)}
 
 
 def _own_statistics(module: nn.Module) -> dict[str, Any]:

@@ -12,35 +12,30 @@ from jaxcl.losses import info_nce
 from jaxcl.methods.health import contrast_health, in_batch_health, spread_health
 from jaxcl.methods.method import (
     Batch,
-    Method,
     Metrics,
     Params,
-    check_momentum,
     check_positive,
     check_queue,
     example_numbers,
     two_views,
 )
-from jaxcl.methods.networks import chain, forward, init_networks
-from jaxcl.methods.schedules import Cosine, value_at
+from jaxcl.methods.networks import forward, init_networks
+from jaxcl.methods.schedules import Cosine
 from jaxcl.methods.shuffle import norm_groups, shuffle_rows, unshuffle_rows
-from jaxcl.methods.target import TargetMethod, TargetState, move_target, start_target
+from jaxcl.methods.target import PredictingMethod, TargetMethod, TargetState, start_target
 from jaxcl.similarity import l2_normalize
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class MoCoState:
+class MoCoState(TargetState):
     """State of MoCo v1 and v2."""
 
-    batch_stats: dict[str, Any]
-    target_params: dict[str, Any]
-    target_batch_stats: dict[str, Any]
     queue: memory.Queue
 
 
 @dataclasses.dataclass(frozen=True)
-class MoCo(Method):
+class MoCo(TargetMethod):
     """MoCo v1 (He et al., 2020, algorithm 1) and v2 (Chen, Fan, Girshick & He, 2020).
 
     The two differ in projector, temperature and views only: v1 has `moco_v1_projector` and
@@ -49,10 +44,6 @@ class MoCo(Method):
     several) and keys are shuffled; `shuffle` does that.
     """
 
-    encoder: nn.Module
-    """Maps a view to features."""
-    projector: nn.Module | None = None
-    """Maps features to embeddings; None: the features are the embeddings."""
     temperature: float = 0.2
     """Divides similarities; > 0."""
     queue_size: int = 65536
@@ -66,12 +57,12 @@ class MoCo(Method):
     size. The paper does not."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive(self, temperature=self.temperature, queue_size=self.queue_size)
-        check_momentum(self, self.momentum)
 
     def init(self, key: jax.Array, batch: Batch) -> tuple[Params, MoCoState]:
         network_key, queue_key = jax.random.split(key)
-        params, batch_stats, outputs = init_networks(self._networks, network_key, batch.views[0])
+        params, batch_stats, outputs = init_networks(self.networks, network_key, batch.views[0])
         return params, MoCoState(
             batch_stats=batch_stats,
             target_params=start_target(params),
@@ -89,10 +80,10 @@ class MoCo(Method):
         *,
         key: jax.Array,
         axis_name: str | None = None,
-    ) -> tuple[tuple[jax.Array, jax.Array], MoCoState]:
+    ) -> tuple[tuple[jax.Array, ...], MoCoState]:
         query_view, key_view = two_views(batch, self)
         queries, batch_stats = forward(
-            self._networks,
+            self.networks,
             params,
             state.batch_stats,
             query_view,
@@ -103,7 +94,7 @@ class MoCo(Method):
         if self.shuffle:
             key_view = shuffle_rows(key, key_view, axis_name, groups=norm_groups(self.encoder))
         keys, target_batch_stats = forward(
-            self._networks,
+            self.networks,
             state.target_params,
             state.target_batch_stats,
             key_view,
@@ -156,18 +147,6 @@ class MoCo(Method):
         metrics |= spread_health(queries, axis_name)
         return losses.mean(), dataclasses.replace(state, queue=queue), metrics
 
-    @property
-    def averages(self) -> tuple[str, ...]:
-        return ("target_params",)
-
-    def end_step(
-        self, params: Params, state: MoCoState, *, progress: jax.Array | float
-    ) -> MoCoState:
-        momentum = value_at(self.momentum, progress)
-        return dataclasses.replace(
-            state, target_params=move_target(state.target_params, params, momentum)
-        )
-
     def check(self, *, batch_size: int, examples: int) -> list[str]:
         check_queue(self.queue_size, batch_size)
         notices = []
@@ -182,10 +161,6 @@ class MoCo(Method):
                 "key that is to be found: set method.shuffle"
             )
         return notices + _leaking_statistics(encoder=self.encoder, projector=self.projector)
-
-    @property
-    def _networks(self) -> dict[str, nn.Module]:
-        return chain(encoder=self.encoder, projector=self.projector)
 
 
 def _leaking_statistics(**networks: nn.Module | None) -> list[str]:
@@ -212,7 +187,7 @@ class MoCoV2PlusState(TargetState):
 
 
 @dataclasses.dataclass(frozen=True)
-class MoCoV2Plus(TargetMethod):
+class MoCoV2Plus(PredictingMethod):
     """MoCo v2+ (da Costa et al., 2022, of solo-learn): symmetric, with a queue for each view.
 
     Keys are not shuffled: give the encoder groups of batch statistics.
@@ -231,15 +206,15 @@ class MoCoV2Plus(TargetMethod):
 
     def init(self, key: jax.Array, batch: Batch) -> tuple[Params, MoCoV2PlusState]:
         network_key, *queue_keys = jax.random.split(key, 3)
-        params, batch_stats, outputs = init_networks(self._online, network_key, batch.views[0])
+        params, batch_stats, outputs = init_networks(self.networks, network_key, batch.views[0])
         first, second = (
             memory.init_queue(queue_key, self.queue_size, outputs.shape[-1])
             for queue_key in queue_keys
         )
         return params, MoCoV2PlusState(
             batch_stats=batch_stats,
-            target_params=start_target(self._of_target(params)),
-            target_batch_stats=start_target(self._of_target(batch_stats)),
+            target_params=self._start_target(params),
+            target_batch_stats=self._start_target(batch_stats),
             queues=(first, second),
         )
 
@@ -279,7 +254,7 @@ class MoCoV2Plus(TargetMethod):
 
 
 @dataclasses.dataclass(frozen=True)
-class MoCoV3(TargetMethod):
+class MoCoV3(PredictingMethod):
     """MoCo v3 (Chen, Xie & He, 2021, algorithm 1): in-batch negatives, a predictor, no queue.
 
     The loss is symmetric over the views and multiplied by 2 * temperature, as in the algorithm.

@@ -1,9 +1,8 @@
 """The memory method that introductions teach: a difference of distances, and nothing else."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -13,30 +12,30 @@ from jaxcl.losses import distance_difference, triplet
 from jaxcl.methods.health import contrast_health, spread_health
 from jaxcl.methods.method import (
     Batch,
-    Method,
+    EncoderMethod,
+    EncoderState,
     Metrics,
     Params,
     check_positive,
     example_numbers,
     two_views,
 )
-from jaxcl.methods.networks import chain, forward, init_networks
+from jaxcl.methods.networks import forward, init_networks
 from jaxcl.similarity import l2_normalize
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class PlainMemoryState:
+class PlainMemoryState(EncoderState):
     """State of the plain memory method."""
 
-    batch_stats: dict[str, Any]
     memory: memory.Queue | memory.Bank
     key: jax.Array
     """Raw key of the next draw."""
 
 
 @dataclasses.dataclass(frozen=True)
-class PlainMemory(Method):
+class PlainMemory(EncoderMethod):
     """L(query, positive) - L(query, negatives) over a memory of past embeddings.
 
     A query is encoded and enters the memory. Its positive is its other view, or its own earlier
@@ -45,10 +44,6 @@ class PlainMemory(Method):
     between -2 and 2.
     """
 
-    encoder: nn.Module
-    """Maps a view to features."""
-    projector: nn.Module | None = None
-    """Maps features to embeddings; None: the features are the embeddings."""
     memory_size: int = 10_000
     """Embeddings remembered. For positives from the memory: at least one for each example."""
     negatives: int = 128
@@ -75,7 +70,7 @@ class PlainMemory(Method):
 
     def init(self, key: jax.Array, batch: Batch) -> tuple[Params, PlainMemoryState]:
         network_key, memory_key, draw_key = jax.random.split(key, 3)
-        params, batch_stats, outputs = init_networks(self._networks, network_key, batch.views[0])
+        params, batch_stats, outputs = init_networks(self.networks, network_key, batch.views[0])
         start = memory.init_bank if self.positive == "memory" else memory.init_queue
         return params, PlainMemoryState(
             batch_stats=batch_stats,
@@ -95,7 +90,7 @@ class PlainMemory(Method):
         query_view, positive_view = two_views(batch, self)
         views = [query_view] if self.positive == "memory" else [query_view, positive_view]
         embeddings, batch_stats = forward(
-            self._networks,
+            self.networks,
             params,
             state.batch_stats,
             jnp.concatenate(views),
@@ -205,7 +200,3 @@ class PlainMemory(Method):
             momentum=self.momentum,
             axis_name=axis_name,
         )
-
-    @property
-    def _networks(self) -> dict[str, nn.Module]:
-        return chain(encoder=self.encoder, projector=self.projector)

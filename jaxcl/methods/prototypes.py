@@ -1,7 +1,6 @@
 """Methods over prototypes, and views of several sizes: SwAV and DINO."""
 
 import dataclasses
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,25 +12,25 @@ from jaxcl.losses import dino, swav, update_center
 from jaxcl.methods.health import in_batch_health
 from jaxcl.methods.method import (
     Batch,
+    EncoderMethod,
+    EncoderState,
     Method,
     Metrics,
     Params,
-    check_momentum,
     check_positive,
     check_queue,
 )
-from jaxcl.methods.networks import chain, forward_sizes, init_networks
+from jaxcl.methods.networks import forward_sizes, init_networks
 from jaxcl.methods.schedules import Cosine, Linear, value_at
-from jaxcl.methods.target import TargetState, move_target, start_target
+from jaxcl.methods.target import TargetMethod, TargetState, start_target
 from jaxcl.similarity import l2_normalize
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class SwAVState:
+class SwAVState(EncoderState):
     """State of SwAV."""
 
-    batch_stats: dict[str, Any]
     queues: tuple[memory.Queue, ...]
     """Past embeddings of each assigned view; none without a queue."""
 
@@ -46,15 +45,13 @@ class DINOState(TargetState):
 
 
 @dataclasses.dataclass(frozen=True)
-class SwAV(Method):
+class SwAV(EncoderMethod):
     """SwAV (Caron et al., 2020): the assignment of one view to prototypes, from any other view.
 
     Full-size crops come first; small crops only predict. The encoder sees all views of one size as
     one batch, the projector all views.
     """
 
-    projector: nn.Module | None = None
-    """Maps features to embeddings; None: the features are the embeddings."""
     prototypes: int = 3000
     """How many prototypes, unit vectors that are learned."""
     temperature: float = 0.1
@@ -89,7 +86,7 @@ class SwAV(Method):
     def init(self, key: jax.Array, batch: Batch) -> tuple[Params, SwAVState]:
         _check_views(self, batch, self.assigned_views)
         network_key, *queue_keys = jax.random.split(key, 1 + self.assigned_views)
-        networks = self._networks | {"prototypes": Prototypes(self.prototypes)}
+        networks = self.networks | {"prototypes": Prototypes(self.prototypes)}
         params, batch_stats, _ = init_networks(networks, network_key, batch.views[0])
         dim = params["prototypes"]["kernel"].shape[0]
         queues = [
@@ -109,7 +106,7 @@ class SwAV(Method):
         """The embeddings of each view, [N, D] unit rows."""
         _check_views(self, batch, self.assigned_views)
         embeddings, batch_stats = forward_sizes(
-            self._networks,
+            self.networks,
             params,
             state.batch_stats,
             batch.views,
@@ -175,13 +172,9 @@ class SwAV(Method):
             ]
         return []
 
-    @property
-    def _networks(self) -> dict[str, nn.Module]:
-        return chain(encoder=self.encoder, projector=self.projector)
-
 
 @dataclasses.dataclass(frozen=True)
-class DINO(Method):
+class DINO(TargetMethod):
     """DINO (Caron et al., 2021): the student says of every view what the teacher says of another.
 
     The teacher, an average of the student, sees the full-size crops, which come first. The encoder
@@ -207,6 +200,7 @@ class DINO(Method):
     """Share of training in which the last layer stays as it is; the paper's first epoch."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive(
             self,
             temperature=self.temperature,
@@ -214,12 +208,11 @@ class DINO(Method):
             prototypes=self.prototypes,
             global_views=self.global_views,
         )
-        check_momentum(self, self.momentum)
         _check_shares(self, frozen=self.frozen, center_momentum=self.center_momentum)
 
     def init(self, key: jax.Array, batch: Batch) -> tuple[Params, DINOState]:
         _check_views(self, batch, self.global_views)
-        params, batch_stats, _ = init_networks(self._networks, key, batch.views[0])
+        params, batch_stats, _ = init_networks(self.networks, key, batch.views[0])
         return params, DINOState(
             batch_stats=batch_stats,
             target_params=start_target(params),
@@ -239,7 +232,7 @@ class DINO(Method):
         """The student's logits of each view, then the teacher's of the global ones, [N, K]."""
         _check_views(self, batch, self.global_views)
         student, batch_stats = forward_sizes(
-            self._networks,
+            self.networks,
             params,
             state.batch_stats,
             batch.views,
@@ -247,7 +240,7 @@ class DINO(Method):
             draws=batch.draws(key, axis_name),
         )
         teacher, target_batch_stats = forward_sizes(
-            self._networks,
+            self.networks,
             state.target_params,
             state.target_batch_stats,
             batch.views[: self.global_views],
@@ -289,19 +282,8 @@ class DINO(Method):
         return params | {"prototypes": {"kernel": jnp.where(progress < self.frozen, old, kernel)}}
 
     @property
-    def averages(self) -> tuple[str, ...]:
-        return ("target_params",)
-
-    def end_step(
-        self, params: Params, state: DINOState, *, progress: jax.Array | float
-    ) -> DINOState:
-        moved = move_target(state.target_params, params, value_at(self.momentum, progress))
-        return dataclasses.replace(state, target_params=moved)
-
-    @property
-    def _networks(self) -> dict[str, nn.Module]:
-        prototypes = Prototypes(self.prototypes, weight_norm=True)
-        return chain(encoder=self.encoder, projector=self.projector, prototypes=prototypes)
+    def networks(self) -> dict[str, nn.Module]:
+        return super().networks | {"prototypes": Prototypes(self.prototypes, weight_norm=True)}
 
 
 def _check_views(method: Method, batch: Batch, of_full_size: int) -> None:

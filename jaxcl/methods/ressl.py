@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -10,17 +9,15 @@ from jaxcl import memory
 from jaxcl.methods.health import contrast_health, spread_health
 from jaxcl.methods.method import (
     Batch,
-    Method,
     Metrics,
     Params,
-    check_momentum,
     check_positive,
     check_queue,
     two_views,
 )
-from jaxcl.methods.networks import chain, forward, init_networks
-from jaxcl.methods.schedules import Cosine, value_at
-from jaxcl.methods.target import TargetState, move_target, start_target
+from jaxcl.methods.networks import forward, init_networks
+from jaxcl.methods.schedules import Cosine
+from jaxcl.methods.target import TargetMethod, TargetState, start_target
 from jaxcl.similarity import l2_normalize
 
 
@@ -33,15 +30,13 @@ class ReSSLState(TargetState):
 
 
 @dataclasses.dataclass(frozen=True)
-class ReSSL(Method):
+class ReSSL(TargetMethod):
     """ReSSL (Zheng et al., 2021): how alike an example is to those of a queue.
 
     The teacher sees the second view, which should be the weaker; its similarities, sharper, are
     what the student's of the first view are to be.
     """
 
-    projector: nn.Module | None = None
-    """Maps features to embeddings; None: the features are the embeddings."""
     temperature: float = 0.1
     """Divides the student's similarities; > 0."""
     target_temperature: float = 0.04
@@ -52,17 +47,17 @@ class ReSSL(Method):
     """Share of itself that the teacher keeps at each step, 0 to 1."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive(
             self,
             temperature=self.temperature,
             target_temperature=self.target_temperature,
             queue_size=self.queue_size,
         )
-        check_momentum(self, self.momentum)
 
     def init(self, key: jax.Array, batch: Batch) -> tuple[Params, ReSSLState]:
         network_key, queue_key = jax.random.split(key)
-        params, batch_stats, outputs = init_networks(self._networks, network_key, batch.views[0])
+        params, batch_stats, outputs = init_networks(self.networks, network_key, batch.views[0])
         return params, ReSSLState(
             batch_stats=batch_stats,
             target_params=start_target(params),
@@ -82,7 +77,7 @@ class ReSSL(Method):
         """The student's embeddings of the first view and the teacher's of the second, [N, D]."""
         strong, weak = two_views(batch, self)
         student, batch_stats = forward(
-            self._networks,
+            self.networks,
             params,
             state.batch_stats,
             strong,
@@ -91,7 +86,7 @@ class ReSSL(Method):
             draws=batch.draws(key, axis_name),
         )
         teacher, target_batch_stats = forward(
-            self._networks,
+            self.networks,
             state.target_params,
             state.target_batch_stats,
             weak,
@@ -124,20 +119,6 @@ class ReSSL(Method):
         queue = memory.enqueue(state.queue, teacher, axis_name=axis_name)
         return losses.mean(), dataclasses.replace(state, queue=queue), metrics
 
-    @property
-    def averages(self) -> tuple[str, ...]:
-        return ("target_params",)
-
-    def end_step(
-        self, params: Params, state: ReSSLState, *, progress: jax.Array | float
-    ) -> ReSSLState:
-        moved = move_target(state.target_params, params, value_at(self.momentum, progress))
-        return dataclasses.replace(state, target_params=moved)
-
     def check(self, *, batch_size: int, examples: int) -> list[str]:
         check_queue(self.queue_size, batch_size)
         return []
-
-    @property
-    def _networks(self) -> dict[str, nn.Module]:
-        return chain(encoder=self.encoder, projector=self.projector)

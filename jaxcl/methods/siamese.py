@@ -12,7 +12,8 @@ from jaxcl.losses import info_nce, negative_cosine, nt_xent
 from jaxcl.methods.health import in_batch_health
 from jaxcl.methods.method import (
     Batch,
-    Method,
+    EncoderMethod,
+    EncoderState,
     Metrics,
     Params,
     check_positive,
@@ -25,30 +26,20 @@ from jaxcl.similarity import l2_normalize
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class SiameseState:
-    """State of SimSiam."""
-
-    batch_stats: dict[str, Any]
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class NNCLRState(SiameseState):
+class NNCLRState(EncoderState):
     """State of NNCLR."""
 
     queue: memory.Queue
     """The support set: embeddings of past batches."""
 
 
-State = TypeVar("State", bound=SiameseState)
+State = TypeVar("State", bound=EncoderState)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Siamese(Method):
+class _Siamese(EncoderMethod):
     """Encodes both views with one network, and predicts from each."""
 
-    projector: nn.Module | None = None
-    """Maps features to embeddings; None: the features are the embeddings."""
     predictor: nn.Module | None = None
     """Maps embeddings to predictions; None: they are the predictions."""
 
@@ -75,10 +66,6 @@ class _Siamese(Method):
         )
         return (*predictions, *embeddings), dataclasses.replace(state, batch_stats=batch_stats)
 
-    @property
-    def _networks(self) -> dict[str, nn.Module]:
-        return chain(encoder=self.encoder, projector=self.projector, predictor=self.predictor)
-
 
 @dataclasses.dataclass(frozen=True)
 class SimSiam(_Siamese):
@@ -90,20 +77,20 @@ class SimSiam(_Siamese):
     stop_gradient: bool = True
     """Hold what is predicted constant; the paper shows what happens if not."""
 
-    def init(self, key: jax.Array, batch: Batch) -> tuple[Params, SiameseState]:
-        params, batch_stats, _ = init_networks(self._networks, key, batch.views[0])
-        return params, SiameseState(batch_stats)
+    def init(self, key: jax.Array, batch: Batch) -> tuple[Params, EncoderState]:
+        params, batch_stats, _ = init_networks(self.networks, key, batch.views[0])
+        return params, EncoderState(batch_stats)
 
     def objective(
         self,
         params: Params,
-        state: SiameseState,
+        state: EncoderState,
         embeddings: tuple[jax.Array, ...],
         batch: Batch,
         *,
         progress: jax.Array | float,
         axis_name: str | None = None,
-    ) -> tuple[jax.Array, SiameseState, Metrics]:
+    ) -> tuple[jax.Array, EncoderState, Metrics]:
         prediction0, prediction1, target0, target1 = embeddings
         if self.stop_gradient:
             target0, target1 = jax.lax.stop_gradient((target0, target1))
@@ -136,7 +123,7 @@ class NNCLR(_Siamese):
 
     def init(self, key: jax.Array, batch: Batch) -> tuple[Params, NNCLRState]:
         network_key, queue_key = jax.random.split(key)
-        params, batch_stats, outputs = init_networks(self._networks, network_key, batch.views[0])
+        params, batch_stats, outputs = init_networks(self.networks, network_key, batch.views[0])
         queue = memory.init_queue(queue_key, self.queue_size, outputs.shape[-1])
         return params, NNCLRState(batch_stats, queue)
 

@@ -14,7 +14,8 @@ from jaxcl.losses import dcl, dclw, hard_nt_xent, nt_xent
 from jaxcl.methods.health import contrast_health, spread_health
 from jaxcl.methods.method import (
     Batch,
-    Method,
+    EncoderMethod,
+    EncoderState,
     Metrics,
     Params,
     check_momentum,
@@ -39,16 +40,15 @@ class SlowMemory:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class SimCLRState:
+class SimCLRState(EncoderState):
     """State of SimCLR."""
 
-    batch_stats: dict[str, Any]
     memory: SlowMemory | None = None
     """With a queue only."""
 
 
 @dataclasses.dataclass(frozen=True)
-class SimCLR(Method):
+class SimCLR(EncoderMethod):
     """SimCLR v1 (Chen, Kornblith et al., 2020, algorithm 1) and v2 (2020).
 
     The two differ in projector: `simclr_v1_projector`, and `simclr_v2_projector`, of whose layers
@@ -59,8 +59,6 @@ class SimCLR(Method):
     past batches, both views of each, are further negatives (`queue_size=65536`).
     """
 
-    encoder: nn.Module
-    """Maps a view to features."""
     projector: MLP | None = None
     """Maps features to embeddings; None: the features are the embeddings."""
     temperature: float = 0.1
@@ -96,10 +94,10 @@ class SimCLR(Method):
             raise ValueError("SimCLR: embed_layers counts the projector's layers; there is none")
 
     def init(self, key: jax.Array, batch: Batch) -> tuple[Params, SimCLRState]:
-        params, batch_stats, outputs = init_networks(self._networks, key, batch.views[0])
+        params, batch_stats, outputs = init_networks(self.networks, key, batch.views[0])
         if not self.queue_size:
             return params, SimCLRState(batch_stats)
-        queue_key = jax.random.fold_in(key, len(self._networks))  # those before it are theirs
+        queue_key = jax.random.fold_in(key, len(self.networks))  # those before it are theirs
         slow = SlowMemory(
             params=start_target(params),
             batch_stats=start_target(batch_stats),
@@ -118,7 +116,7 @@ class SimCLR(Method):
     ) -> tuple[tuple[jax.Array, ...], SimCLRState]:
         views = jnp.concatenate(two_views(batch, self))
         embeddings, batch_stats = forward(
-            self._networks,
+            self.networks,
             params,
             state.batch_stats,
             views,
@@ -131,7 +129,7 @@ class SimCLR(Method):
         if state.memory is None:
             return both, state
         keys, slow_stats = forward(
-            self._networks,
+            self.networks,
             state.memory.params,
             state.memory.batch_stats,
             views,
@@ -215,13 +213,8 @@ class SimCLR(Method):
             ]
         return []
 
-    def embed(self, params: Params, state: SimCLRState, inputs: jax.Array) -> jax.Array:
-        features = super().embed(params, state, inputs)
-        if not self.embed_layers or self.projector is None:
-            return features
-        projector = self.projector.first_layers(self.embed_layers)
-        return forward({"projector": projector}, params, state.batch_stats, features)[0]
-
     @property
-    def _networks(self) -> dict[str, nn.Module]:
-        return chain(encoder=self.encoder, projector=self.projector)
+    def feature_networks(self) -> dict[str, nn.Module]:
+        layers = self.embed_layers
+        projector = self.projector.first_layers(layers) if layers and self.projector else None
+        return chain(encoder=self.encoder, projector=projector)

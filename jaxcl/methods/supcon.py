@@ -1,32 +1,30 @@
 """Supervised contrast: every example of a class is a positive of the others."""
 
 import dataclasses
-from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxcl.losses import sup_con
 from jaxcl.methods.health import in_batch_health
-from jaxcl.methods.method import Batch, Method, Metrics, Params, check_positive, two_views
-from jaxcl.methods.networks import chain, forward, init_networks
+from jaxcl.methods.method import (
+    Batch,
+    EncoderMethod,
+    EncoderState,
+    Metrics,
+    Params,
+    check_positive,
+    two_views,
+)
+from jaxcl.methods.networks import forward, init_networks
 
 _OFTEN, _TOO_OFTEN = 1e-3, 0.1
 """Shares of batches of one class from which on it is said, and refused."""
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class SupConState:
-    """State of SupCon."""
-
-    batch_stats: dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class SupCon(Method):
+class SupCon(EncoderMethod):
     """SupCon (Khosla et al., 2020, L_out): the first of two stages; a linear probe is the second.
 
     Both views pass the network as one batch. The data need labels, of several classes. A batch that
@@ -35,8 +33,6 @@ class SupCon(Method):
     so.
     """
 
-    projector: nn.Module | None = None
-    """Maps features to embeddings; None: the features are the embeddings."""
     temperature: float = 0.1
     """Divides similarities; > 0."""
     base_temperature: float | None = None
@@ -47,22 +43,22 @@ class SupCon(Method):
         if self.base_temperature is not None:
             check_positive(self, base_temperature=self.base_temperature)
 
-    def init(self, key: jax.Array, batch: Batch) -> tuple[Params, SupConState]:
-        params, batch_stats, _ = init_networks(self._networks, key, batch.views[0])
-        return params, SupConState(batch_stats)
+    def init(self, key: jax.Array, batch: Batch) -> tuple[Params, EncoderState]:
+        params, batch_stats, _ = init_networks(self.networks, key, batch.views[0])
+        return params, EncoderState(batch_stats)
 
     def represent(
         self,
         params: Params,
-        state: SupConState,
+        state: EncoderState,
         batch: Batch,
         *,
         key: jax.Array,
         axis_name: str | None = None,
-    ) -> tuple[tuple[jax.Array, jax.Array], SupConState]:
+    ) -> tuple[tuple[jax.Array, jax.Array], EncoderState]:
         views = jnp.concatenate(two_views(batch, self))
         embeddings, batch_stats = forward(
-            self._networks,
+            self.networks,
             params,
             state.batch_stats,
             views,
@@ -76,13 +72,13 @@ class SupCon(Method):
     def objective(
         self,
         params: Params,
-        state: SupConState,
+        state: EncoderState,
         embeddings: tuple[jax.Array, jax.Array],
         batch: Batch,
         *,
         progress: jax.Array | float,
         axis_name: str | None = None,
-    ) -> tuple[jax.Array, SupConState, Metrics]:
+    ) -> tuple[jax.Array, EncoderState, Metrics]:
         if batch.label is None:
             raise ValueError(
                 "SupCon needs Batch.label: name the labels of the data (as label='label')"
@@ -130,7 +126,3 @@ class SupCon(Method):
                 "negatives: set train.batch_size higher"
             ]
         return []
-
-    @property
-    def _networks(self) -> dict[str, nn.Module]:
-        return chain(encoder=self.encoder, projector=self.projector)

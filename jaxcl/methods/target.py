@@ -1,13 +1,20 @@
 """Target networks: slow averages of the online ones, and what methods with them share."""
 
 import dataclasses
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcl.methods.method import Batch, Method, Params, check_momentum, two_views
+from jaxcl.methods.method import (
+    Batch,
+    EncoderMethod,
+    EncoderState,
+    Params,
+    check_momentum,
+    two_views,
+)
 from jaxcl.methods.networks import chain, forward_each, init_networks
 from jaxcl.methods.schedules import Cosine, value_at
 
@@ -24,37 +31,52 @@ def move_target(target: Any, online: Any, momentum: jax.Array | float) -> Any:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class TargetState:
+class TargetState(EncoderState):
     """State of a method with a target network."""
 
-    batch_stats: dict[str, Any]
     target_params: dict[str, Any]
     target_batch_stats: dict[str, Any]
 
 
+State = TypeVar("State", bound=TargetState)
+
+
 @dataclasses.dataclass(frozen=True)
-class TargetMethod(Method):
-    """A method whose predictions of each view meet what a target network makes of the other.
+class TargetMethod(EncoderMethod):
+    """A method with a target network, which follows the online one step by step."""
 
-    The online network is encoder, projector and predictor; the target has the first two.
-    """
-
-    projector: nn.Module | None = None
-    """Maps features to embeddings; None: the features are the embeddings."""
-    predictor: nn.Module | None = None
-    """Maps the online network's embeddings to predictions; None: they are the predictions."""
     momentum: float | Cosine = Cosine(0.99, 1.0)
     """Share of itself that the target keeps at each step, 0 to 1."""
 
     def __post_init__(self) -> None:
         check_momentum(self, self.momentum)
 
+    @property
+    def averages(self) -> tuple[str, ...]:
+        return ("target_params",)
+
+    def end_step(self, params: Params, state: State, *, progress: jax.Array | float) -> State:
+        online = {name: params[name] for name in state.target_params}
+        moved = move_target(state.target_params, online, value_at(self.momentum, progress))
+        return dataclasses.replace(state, target_params=moved)
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictingMethod(TargetMethod):
+    """A method whose predictions of each view meet what a target network makes of the other.
+
+    The online network is encoder, projector and predictor; the target has the first two.
+    """
+
+    predictor: nn.Module | None = None
+    """Maps the online network's embeddings to predictions; None: they are the predictions."""
+
     def init(self, key: jax.Array, batch: Batch) -> tuple[Params, TargetState]:
-        params, batch_stats, _ = init_networks(self._online, key, batch.views[0])
+        params, batch_stats, _ = init_networks(self.networks, key, batch.views[0])
         return params, TargetState(
             batch_stats=batch_stats,
-            target_params=start_target(self._of_target(params)),
-            target_batch_stats=start_target(self._of_target(batch_stats)),
+            target_params=self._start_target(params),
+            target_batch_stats=self._start_target(batch_stats),
         )
 
     def represent(
@@ -69,7 +91,7 @@ class TargetMethod(Method):
         """The predictions of both views, then the target's embeddings of both, [N, D] each."""
         views = two_views(batch, self)
         predictions, batch_stats = forward_each(
-            self._online,
+            self.networks,
             params,
             state.batch_stats,
             views,
@@ -85,23 +107,8 @@ class TargetMethod(Method):
         return (*predictions, *jax.lax.stop_gradient(targets)), state
 
     @property
-    def averages(self) -> tuple[str, ...]:
-        return ("target_params",)
-
-    def end_step(
-        self, params: Params, state: TargetState, *, progress: jax.Array | float
-    ) -> TargetState:
-        momentum = value_at(self.momentum, progress)
-        moved = move_target(state.target_params, self._of_target(params), momentum)
-        return dataclasses.replace(state, target_params=moved)
-
-    @property
-    def _online(self) -> dict[str, nn.Module]:
-        return self._target | chain(predictor=self.predictor)
-
-    @property
     def _target(self) -> dict[str, nn.Module]:
         return chain(encoder=self.encoder, projector=self.projector)
 
-    def _of_target(self, by_network: dict[str, Any]) -> dict[str, Any]:
-        return {name: by_network[name] for name in self._target}
+    def _start_target(self, by_network: dict[str, Any]) -> dict[str, Any]:
+        return start_target({name: by_network[name] for name in self._target})
