@@ -10,7 +10,7 @@ from jaxcl.methods.method import Batch, Metrics, Params
 from jaxcl.methods.target import PredictingMethod, TargetState
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class BYOL(PredictingMethod):
     """BYOL (Grill et al., 2020): squared distance of unit vectors, in both directions.
 

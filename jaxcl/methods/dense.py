@@ -35,7 +35,7 @@ class DenseCLState(MoCoState):
     """Past keys of the dense projector, each the mean over its image."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DenseCL(MoCo):
     """DenseCL (Wang et al., 2021): MoCo v2, and the same for every cell of the feature map.
 
@@ -45,7 +45,7 @@ class DenseCL(MoCo):
     keep its map (`encoders.features_and_map`), of more than one cell.
     """
 
-    dense_projector: nn.Module | None = None
+    dense_projector: nn.Module | None = dataclasses.field(default=None, kw_only=False)
     """Maps the features of one cell to its embedding, as 1x1 convolutions do; the paper's is like
     the projector. None: the features are the embeddings."""
     dense_weight: float = 0.5

@@ -45,7 +45,7 @@ class InstanceDiscriminationState(EncoderState):
     """Scalar: NCE's Z, estimated from the first batch and kept; 0 before it."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class InstanceDiscrimination(EncoderMethod):
     """Instance discrimination with a memory bank (Wu et al., 2018), of one view of each example.
 

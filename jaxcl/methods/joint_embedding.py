@@ -40,7 +40,7 @@ class JointEmbeddingState(EncoderState):
     """The slow network of the second view, where there is one."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class JointEmbedding(EncoderMethod):
     """Encodes each view by itself, and compares: Barlow Twins, VICReg, TiCo, MMCR, W-MSE and more.
 

@@ -34,7 +34,7 @@ class MoCoState(TargetState):
     queue: memory.Queue
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class MoCo(TargetMethod):
     """MoCo v1 (He et al., 2020, algorithm 1) and v2 (Chen, Fan, Girshick & He, 2020).
 
@@ -186,7 +186,7 @@ class MoCoV2PlusState(TargetState):
     """Past keys of the first and of the second view."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class MoCoV2Plus(PredictingMethod):
     """MoCo v2+ (da Costa et al., 2022, of solo-learn): symmetric, with a queue for each view.
 
@@ -253,7 +253,7 @@ class MoCoV2Plus(PredictingMethod):
         return notices
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class MoCoV3(PredictingMethod):
     """MoCo v3 (Chen, Xie & He, 2021, algorithm 1): in-batch negatives, a predictor, no queue.
 

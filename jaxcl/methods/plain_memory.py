@@ -34,7 +34,7 @@ class PlainMemoryState(EncoderState):
     """Raw key of the next draw."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class PlainMemory(EncoderMethod):
     """L(query, positive) - L(query, negatives) over a memory of past embeddings.
 

@@ -44,7 +44,7 @@ class DINOState(TargetState):
     """[K], subtracted from the teacher's logits."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SwAV(EncoderMethod):
     """SwAV (Caron et al., 2020): the assignment of one view to prototypes, from any other view.
 
@@ -173,7 +173,7 @@ class SwAV(EncoderMethod):
         return []
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DINO(TargetMethod):
     """DINO (Caron et al., 2021): the student says of every view what the teacher says of another.
 
@@ -181,7 +181,7 @@ class DINO(TargetMethod):
     sees all views of one size as one batch, the projector all views.
     """
 
-    projector: nn.Module | None = None
+    projector: nn.Module | None = dataclasses.field(default=None, kw_only=False)
     """Maps features to what is compared with prototypes, once normalized; the paper's head but its
     last layer. None: the features are."""
     prototypes: int = 65_536

@@ -29,7 +29,7 @@ class ReSSLState(TargetState):
     queue: memory.Queue
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ReSSL(TargetMethod):
     """ReSSL (Zheng et al., 2021): how alike an example is to those of a queue.
 

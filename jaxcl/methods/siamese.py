@@ -36,11 +36,11 @@ class NNCLRState(EncoderState):
 State = TypeVar("State", bound=EncoderState)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Siamese(EncoderMethod):
     """Encodes both views with one network, and predicts from each."""
 
-    predictor: nn.Module | None = None
+    predictor: nn.Module | None = dataclasses.field(default=None, kw_only=False)
     """Maps embeddings to predictions; None: they are the predictions."""
 
     def represent(
@@ -67,7 +67,7 @@ class _Siamese(EncoderMethod):
         return (*predictions, *embeddings), dataclasses.replace(state, batch_stats=batch_stats)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SimSiam(_Siamese):
     """SimSiam (Chen & He, 2021, algorithm 1): predict the other view, which is held constant.
 
@@ -101,7 +101,7 @@ class SimSiam(_Siamese):
         return (one_way + other_way).mean() / 2, state, metrics
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class NNCLR(_Siamese):
     """NNCLR (Dwibedi et al., 2021): the positive is the neighbour of the other view.
 

@@ -47,7 +47,7 @@ class SimCLRState(EncoderState):
     """With a queue only."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SimCLR(EncoderMethod):
     """SimCLR v1 (Chen, Kornblith et al., 2020, algorithm 1) and v2 (2020).
 
@@ -59,7 +59,7 @@ class SimCLR(EncoderMethod):
     past batches, both views of each, are further negatives (`queue_size=65536`).
     """
 
-    projector: MLP | None = None
+    projector: MLP | None = dataclasses.field(default=None, kw_only=False)
     """Maps features to embeddings; None: the features are the embeddings."""
     temperature: float = 0.1
     """Divides similarities; > 0."""

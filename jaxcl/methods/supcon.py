@@ -23,7 +23,7 @@ _OFTEN, _TOO_OFTEN = 1e-3, 0.1
 """Shares of batches of one class from which on it is said, and refused."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SupCon(EncoderMethod):
     """SupCon (Khosla et al., 2020, L_out): the first of two stages; a linear probe is the second.
 

@@ -41,7 +41,7 @@ class TargetState(EncoderState):
 State = TypeVar("State", bound=TargetState)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TargetMethod(EncoderMethod):
     """A method with a target network, which follows the online one step by step."""
 
@@ -61,14 +61,14 @@ class TargetMethod(EncoderMethod):
         return dataclasses.replace(state, target_params=moved)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class PredictingMethod(TargetMethod):
     """A method whose predictions of each view meet what a target network makes of the other.
 
     The online network is encoder, projector and predictor; the target has the first two.
     """
 
-    predictor: nn.Module | None = None
+    predictor: nn.Module | None = dataclasses.field(default=None, kw_only=False)
     """Maps the online network's embeddings to predictions; None: they are the predictions."""
 
     def init(self, key: jax.Array, batch: Batch) -> tuple[Params, TargetState]:

@@ -27,7 +27,7 @@ def test_every_method_has_a_recipe_for_imagenet_and_one_for_small_pictures():
     for recipes in (IMAGENET, small):
         there = {type(load_config(path).method) for path in recipes}
         # The method of introductions is one of small pictures: configs/fashion_memory.py.
-        assert every - there - {methods.Method} <= {methods.PlainMemory}
+        assert every - there - {methods.Method, methods.EncoderMethod} <= {methods.PlainMemory}
 
 
 @pytest.mark.slow
