@@ -65,14 +65,16 @@ def info_nce(
 ) -> jax.Array:
     """InfoNCE: each query against its positive and negatives (van den Oord et al., 2018, eq. 4).
 
+    -log(exp(s+) / (exp(s+) + sum over negatives of exp(s-))), s = similarity / temperature.
+
     With `negatives` a queue, MoCo's loss (He et al., 2020, eq. 1). With None, the loss over a batch
     that SimCSE and MoCo v3 use, and one half of CLIP's.
 
     Args:
       queries: [N, D] embeddings; gradients flow into all three.
       positives: [N, D]; row i matches query i.
-      negatives: [M, D] shared by all queries, [N, M, D] one set a query, or None: the other rows'
-        positives.
+      negatives: [M, D] shared by all queries, [N, M, D] one set a query, in place of the batch's;
+        or None: the other rows' positives.
       temperature: divides similarities; float or scalar array, > 0.
       similarity: "cosine", or "dot" for embeddings that are normalized already.
       axis_name: mapped axis whose other devices' positives are negatives too. Negatives that are
@@ -88,7 +90,7 @@ def info_nce(
 
     Returns:
       [N] loss of each query, in nats; 0 where `where` is False or nothing is left as a negative.
-      The paper's loss is its mean.
+      The paper's loss is its mean over the rows that count.
 
     Raises:
       ValueError: if shapes disagree, temperature <= 0, similarity or axis name are unknown, or only
@@ -153,6 +155,8 @@ def nt_xent(
 ) -> jax.Array:
     """NT-Xent, SimCLR's loss: both views of every row are anchors (Chen et al., 2020, eq. 1).
 
+    -log(exp(s+) / (exp(s+) + sum over negatives of exp(s-))), s = similarity / temperature.
+
     Each anchor's positive is its row's other view; its negatives are both views of all other rows,
     and those of a memory where one is given (SimCLR v2: Chen et al., 2020b, section 2).
 
@@ -174,7 +178,7 @@ def nt_xent(
 
     Returns:
       [2N] loss of each anchor, z0's first, in nats; 0 where `where` is False or an anchor has no
-      negatives. The paper's loss is its mean.
+      negatives. The paper's loss is its mean over the rows that count.
 
     Raises:
       ValueError: if shapes disagree, temperature <= 0, similarity or axis name are unknown, or only

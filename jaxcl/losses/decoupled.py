@@ -40,7 +40,7 @@ def dcl(
 
     Returns:
       [2N] loss of each anchor, z0's first, in nats; it may be negative. 0 where `where` is False or
-      an anchor has no negatives. The paper's loss is its mean.
+      an anchor has no negatives. The paper's loss is its mean over the rows that count.
 
     Raises:
       ValueError: if shapes disagree, temperature <= 0, similarity or axis name are unknown.
@@ -99,7 +99,7 @@ def dclw(
 
     Returns:
       [2N] loss of each anchor, z0's first, in nats; it may be negative. 0 where `where` is False or
-      an anchor has no negatives. The paper's loss is its mean.
+      an anchor has no negatives. The paper's loss is its mean over the rows that count.
 
     Raises:
       ValueError: if shapes disagree, temperature or sigma <= 0, similarity or axis name are

@@ -50,7 +50,7 @@ def hard_nt_xent(
 
     Returns:
       [2N] loss of each anchor, z0's first, in nats; 0 where `where` is False or an anchor has no
-      negatives. The paper's loss is its mean.
+      negatives. The paper's loss is its mean over the rows that count.
 
     Raises:
       ValueError: if shapes disagree, temperature, tau_plus or beta are out of range, or similarity,

@@ -82,7 +82,7 @@ def clip(
 
     Returns:
       [2N] loss of each anchor, the images' first, in nats; 0 where `where` is False or nothing is
-      left as a negative. The paper's loss is its mean.
+      left as a negative. The paper's loss is its mean over the rows that count.
 
     Raises:
       ValueError: if shapes disagree, similarity, axis name or backend are unknown.
@@ -145,7 +145,8 @@ def siglip(
       backend: "dense", "tiled", "ring", or "auto": by size (`jaxcl.similarity.Execution`).
 
     Returns:
-      [N] loss of each image, in nats; 0 where `where` is False. The paper's loss is its mean.
+      [N] loss of each image, in nats; 0 where `where` is False.
+      The paper's loss is its mean over the rows that count.
 
     Raises:
       ValueError: if shapes disagree, similarity, axis name or backend are unknown.

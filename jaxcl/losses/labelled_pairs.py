@@ -52,7 +52,8 @@ def multi_similarity(
 
     Returns:
       [N] loss of each anchor; 0 where `where` is False or an anchor is in no pair. One without
-      positives has the term of its negatives still. The paper's loss is its mean.
+      positives has the term of its negatives still.
+      The paper's loss is its mean over the rows that count.
 
     Raises:
       ValueError: if shapes disagree, alpha or beta <= 0, or similarity or axis name are unknown.
@@ -109,7 +110,7 @@ def circle(
 
     Returns:
       [N] loss of each anchor; 0 where `where` is False, or an anchor has no positive or no
-      negative. The paper's loss is its mean.
+      negative. The paper's loss is its mean over the rows that count.
 
     Raises:
       ValueError: if shapes disagree, margin is outside 0 to 1, gamma <= 0, or similarity or axis

@@ -35,7 +35,7 @@ def n_pairs(
 
     Returns:
       [N] loss of each anchor, in nats; 0 where `where` is False or nothing is left as a negative.
-      The paper's loss is its mean.
+      The paper's loss is its mean over the rows that count.
 
     Raises:
       ValueError: if shapes disagree, or axis name or backend are unknown.
