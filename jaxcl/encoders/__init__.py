@@ -28,6 +28,7 @@ from jaxcl.encoders.norm import BatchNorm
 from jaxcl.encoders.prototypes import Prototypes
 from jaxcl.encoders.resnet import ResNet
 from jaxcl.encoders.scales import LearnableTemperature, SigmoidScaleAndBias
+from jaxcl.encoders.text import TextTransformer, bert, clip_text, modern_text
 from jaxcl.encoders.vit import ViT
 from jaxcl.encoders.wide_resnet import WideResNet
 
@@ -40,10 +41,13 @@ __all__ = [
     "ResNet",
     "SigmoidScaleAndBias",
     "SmallCNN",
+    "TextTransformer",
     "ViT",
     "WideResNet",
     "barlow_twins_projector",
+    "bert",
     "byol_projector",
+    "clip_text",
     "dino_projector",
     "features_and_map",
     "keep_feature_map",
@@ -51,6 +55,7 @@ __all__ = [
     "moco_v2_projector",
     "moco_v3_predictor",
     "moco_v3_projector",
+    "modern_text",
     "nnclr_projector",
     "simclr_v1_projector",
     "simclr_v2_projector",

@@ -1,9 +1,5 @@
 """Drop path: residual branches that some examples skip while training."""
 
-import contextlib
-from collections.abc import Callable
-from typing import Any
-
 import flax.linen as nn
 import jax
 
@@ -14,7 +10,7 @@ class DropPath(nn.Module):
 
     Draws from the stream `drop_path`: `module.apply(..., train=True, rngs={"drop_path": key})`.
     Without that stream, or without `train`, the branch passes unchanged. A row's draw hangs on its
-    place in the batch, or on its number within `number_rows`.
+    place in the batch, or on its number within `numbered_rows.number_rows`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -59,33 +55,6 @@ class DropPath(nn.Module):
             )
         kept = kept.reshape(-1, *(1,) * (branch.ndim - 1))
         return branch * (kept / keep).astype(branch.dtype)
-
-
-def number_rows(rows: jax.Array) -> contextlib.AbstractContextManager[None]:
-    """Within it, every drop path draws by the rows' numbers instead of their places.
-
-    So what a row draws is the same whichever rows it stands among: on any number of devices, and in
-    micro-batches.
-
-    Args:
-      rows: [N] integers, the numbers of the inputs' rows.
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> rows, rngs = jnp.arange(6), {"drop_path": jax.random.key(0)}
-      >>> def drop(rows):
-      ...     with number_rows(rows):
-      ...         return DropPath(0.5).apply({}, jnp.ones((len(rows), 1)), train=True, rngs=rngs)
-      >>> bool((drop(rows)[3:] == drop(rows[3:])).all())
-      True
-    """
-
-    def give(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
-        if isinstance(context.module, DropPath) and context.method_name == "__call__":
-            kwargs = {"rows": rows, **kwargs}
-        return call(*args, **kwargs)
-
-    return nn.intercept_methods(give)
 
 
 def drop_path_rates(last: float, blocks: int) -> tuple[float, ...]:

@@ -7,17 +7,15 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
-from jaxcl.encoders.drop_path import number_rows
+from jaxcl.encoders.numbered_rows import number_rows
 
 
 @dataclasses.dataclass(frozen=True)
 class Draws:
     """A key, and the examples that draws hang on.
 
-    Drop path draws by the key and the number of each example and view, so that the same are drawn
-    on any number of devices and in micro-batches. Flax's `Dropout`, whose rows have no numbers,
-    draws by the key and the first of the examples: other draws on each device and in each
-    micro-batch.
+    Drop path and flax's `Dropout` draw by the key and the number of each example and view, so that
+    the same are drawn on any number of devices and in micro-batches.
     """
 
     key: jax.Array
@@ -39,6 +37,5 @@ class Draws:
         """
         views = rows // len(self.index)
         numbers = self.index * views + jnp.arange(views, dtype=jnp.int32)[:, None]  # [V, n]
-        dropout = jax.random.fold_in(self.key, self.index[0])
         with number_rows(numbers.reshape(-1)):
-            yield {"drop_path": self.key, "dropout": dropout}
+            yield {"drop_path": self.key, "dropout": self.key}

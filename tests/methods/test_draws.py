@@ -225,15 +225,26 @@ def test_sizes_of_multi_crop_draw_on_their_own():
         assert 2 <= (np.abs(one - other).max(1) > 1e-4).sum() <= 14
 
 
-def test_flaxs_dropout_draws_too_and_differently_on_each_device():
-    encoder, inputs = DroppingOut(), jnp.ones((4, 7))
+def test_flaxs_dropout_draws_by_the_examples_too():
+    encoder, inputs = DroppingOut(), jnp.ones((8, 7))
     of_networks = networks(encoder, inputs)
-    first, again, other = (
-        np.asarray(forward(*of_networks, inputs, train=True, draws=Draws(KEY, index))[0])
-        for index in (jnp.arange(4), jnp.arange(4), jnp.arange(4) + 4)
-    )
-    np.testing.assert_array_equal(first, again)
-    assert ((first == 0) != (other == 0)).any()
+
+    def draw(index):
+        rows = inputs[: len(index)]
+        return np.asarray(forward(*of_networks, rows, train=True, draws=Draws(KEY, index))[0])
+
+    whole = draw(jnp.arange(8))
+    np.testing.assert_array_equal(draw(jnp.arange(4)), whole[:4])  # on one device of two
+    np.testing.assert_array_equal(draw(jnp.arange(4) + 4), whole[4:])
+    assert ((whole[:4] == 0) != (whole[4:] == 0)).any()
+    np.testing.assert_array_equal(draw(jnp.array([6, 1])), whole[[6, 1]])
+
+
+def test_flaxs_dropout_without_draws_drops_nothing():
+    encoder, inputs = DroppingOut(), jnp.ones((8, 7))
+    of_networks = networks(encoder, inputs)
+    training = forward(*of_networks, inputs, train=True)[0]
+    np.testing.assert_array_equal(training, forward(*of_networks, inputs)[0])
 
 
 def test_a_network_that_draws_nothing_compiles_to_the_same_program():
