@@ -1,4 +1,5 @@
-"""Views of an image: deterministic functions, random transforms, recipes named after papers.
+"""Views of an image, or of a text: deterministic functions, random transforms, recipes named after
+papers.
 
 Images are `[H, W, C]`, uint8 or float in [0, 1]; a transform maps `(key, image)` to an image;
 `batch_views` draws the views of a batch inside a jitted step.
@@ -36,6 +37,7 @@ from jaxcl.augment.recipes import (
     simclr,
     supcon,
 )
+from jaxcl.augment.text import DeleteTokens, MaskTokens, OneOf, Unchanged, texts
 from jaxcl.augment.tones import adjust_sharpness, autocontrast, equalize, invert, posterize
 from jaxcl.augment.transforms import Compose, RandomApply, Transform, Views, batch_views
 
@@ -45,9 +47,12 @@ __all__ = [
     "AutoAugment",
     "ColorJitter",
     "Compose",
+    "DeleteTokens",
     "GaussianBlur",
     "GaussianNoise",
+    "MaskTokens",
     "Normalize",
+    "OneOf",
     "RandAugment",
     "RandomAffine",
     "RandomApply",
@@ -56,6 +61,7 @@ __all__ = [
     "RandomResizedCrop",
     "RandomSolarize",
     "Transform",
+    "Unchanged",
     "Views",
     "adjust_brightness",
     "adjust_contrast",
@@ -81,5 +87,6 @@ __all__ = [
     "simclr",
     "solarize",
     "supcon",
+    "texts",
     "to_float",
 ]

@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import math
+from collections.abc import Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,8 @@ from jaxcl.augment.pixels import to_float
 
 
 class Transform(abc.ABC):
-    """A random map of one image. Subclasses are frozen dataclasses: they print, compare, hash.
+    """A random map of one image, or of one text's tokens. Subclasses are frozen dataclasses: they
+    print, compare, hash.
 
     Fields hold numbers, strings, tuples of these or other transforms, so that a transform can be
     written to JSON and overridden from a command line. Randomness comes from the key alone.
@@ -36,10 +38,10 @@ class Transform(abc.ABC):
 
         Args:
           key: PRNG key; each key gives one outcome.
-          image: [H, W, C] float in [0, 1].
+          image: [H, W, C] float in [0, 1]; of a text its tokens, [T] int32 (`augment.text`).
 
         Returns:
-          [H', W', C] float.
+          [H', W', C] float; [T] int32.
         """
 
 
@@ -66,7 +68,7 @@ class Compose(Transform):
         object.__setattr__(self, "transforms", tuple(self.transforms))
 
     def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
-        image = to_float(image)
+        image = as_input(image)
         keys = jax.random.split(key, len(self.transforms))
         for transform, transform_key in zip(self.transforms, keys, strict=True):
             image = transform(transform_key, image)
@@ -112,7 +114,7 @@ class RandomApply(Transform):
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """One image to several views, each with its own transform and its own key.
+    """One example to several views, each of one field, with its own transform and its own key.
 
     Raises:
       TypeError: if an entry is not a Transform.
@@ -128,28 +130,80 @@ class Views:
 
     views: tuple[Transform, ...]
     """One transform a view."""
+    fields: str | tuple[str, ...] = "image"
+    """The record's field that views are of: one for all, or one for each."""
 
     def __post_init__(self) -> None:
         if not self.views:
             raise ValueError("Views: no view given, expected at least one transform")
+        if not isinstance(self.fields, str):
+            object.__setattr__(self, "fields", tuple(self.fields))
+            if len(self.fields) != len(self.views):
+                raise ValueError(
+                    f"Views: {len(self.views)} views of {len(self.fields)} fields, "
+                    f"{', '.join(self.fields)}: give one for each view, or one for all"
+                )
         _check_transforms(self, "views", self.views)
         object.__setattr__(self, "views", tuple(self.views))
 
-    def __call__(self, key: jax.Array, image: jax.Array) -> tuple[jax.Array, ...]:
-        """Draws the views of one image.
+    @property
+    def of_each(self) -> tuple[str, ...]:
+        """The field of each view."""
+        return (self.fields,) * len(self.views) if isinstance(self.fields, str) else self.fields
+
+    def __call__(
+        self, key: jax.Array, example: jax.Array | Mapping[str, jax.Array]
+    ) -> tuple[jax.Array, ...]:
+        """Draws the views of one example.
 
         Args:
           key: PRNG key; view i draws from `fold_in(key, i)`.
-          image: [H, W, C], uint8 or float in [0, 1].
+          example: its fields by name; or, where all views are of one, that alone: an image
+            [H, W, C], uint8 or float in [0, 1].
 
         Returns:
-          One image a view.
+          One array a view.
         """
-        image = to_float(image)
         return tuple(
-            view(jax.random.fold_in(key, position), image)
-            for position, view in enumerate(self.views)
+            view(jax.random.fold_in(key, position), as_input(value))
+            for position, (view, value) in enumerate(
+                zip(self.views, self._values(example), strict=True)
+            )
         )
+
+    def of_field(self, name: str) -> "Views":
+        """Those of one field alone.
+
+        Raises:
+          ValueError: if there is none.
+        """
+        found = [
+            view for view, field in zip(self.views, self.of_each, strict=True) if field == name
+        ]
+        if not found:
+            raise ValueError(
+                f"Views: views are of {', '.join(dict.fromkeys(self.of_each))}, none of {name!r}"
+            )
+        return Views(tuple(found), fields=name)
+
+    def check_fields(self, names: Iterable[str]) -> None:
+        """Raises where a view is of a field that is none of these."""
+        known = set(names)
+        for name in self.of_each:
+            if name not in known:
+                raise ValueError(
+                    f"Views: a view is of the field {name!r}; examples have "
+                    f"{', '.join(sorted(known))}"
+                )
+
+    def _values(self, example: jax.Array | Mapping[str, jax.Array]) -> list[jax.Array]:
+        """What each view is made of."""
+        if isinstance(example, Mapping):
+            self.check_fields(example)
+            return [example[name] for name in self.of_each]
+        if not isinstance(self.fields, str):
+            raise TypeError(f"Views: views of {', '.join(self.fields)} take examples by field")
+        return [example] * len(self.views)
 
     def __str__(self) -> str:
         lines = []
@@ -160,7 +214,10 @@ class Views:
 
 
 def batch_views(
-    views: Views, key: jax.Array, images: jax.Array | np.ndarray, indices: jax.Array | np.ndarray
+    views: Views,
+    key: jax.Array,
+    examples: jax.Array | np.ndarray | Mapping[str, jax.Array],
+    indices: jax.Array | np.ndarray,
 ) -> tuple[jax.Array, ...]:
     """The views of a batch. Example i draws from `fold_in(key, indices[i])`.
 
@@ -170,11 +227,12 @@ def batch_views(
     Args:
       views: what to draw.
       key: PRNG key of the step.
-      images: [N, H, W, C], uint8 or float in [0, 1].
+      examples: the fields that views are of, by name (others are passed over); or, where all views
+        are of one, that alone: images [N, H, W, C], uint8 or float in [0, 1].
       indices: [N] integers, the same for an example wherever it is computed.
 
     Returns:
-      One [N, H', W', C] float array a view.
+      One array a view, such as [N, H', W', C] float of images.
 
     Raises:
       ValueError: if shapes do not fit.
@@ -188,19 +246,29 @@ def batch_views(
       >>> first.shape
       (4, 16, 16, 3)
     """
-    images, indices = jnp.asarray(images), jnp.asarray(indices)
-    if images.ndim != 4:
-        raise ValueError(
-            f"images have shape {images.shape}, expected [N, H, W, C] "
-            "(images[..., None] adds the channel of grey images)"
-        )
-    if indices.shape != images.shape[:1]:
-        raise ValueError(f"indices have shape {indices.shape}, expected {images.shape[:1]}")
+    if not isinstance(examples, Mapping):
+        examples = {name: jnp.asarray(examples) for name in views.of_each}
+    views.check_fields(examples)
+    used = {name: examples[name] for name in dict.fromkeys(views.of_each)}
+    indices = jnp.asarray(indices)
+    for name, values in used.items():
+        if name == "image" and values.ndim != 4:
+            raise ValueError(
+                f"images have shape {values.shape}, expected [N, H, W, C] "
+                "(images[..., None] adds the channel of grey images)"
+            )
+        if indices.shape != values.shape[:1]:
+            raise ValueError(f"indices have shape {indices.shape}, expected {values.shape[:1]}")
 
-    def one(index: jax.Array, image: jax.Array) -> tuple[jax.Array, ...]:
-        return views(jax.random.fold_in(key, index), image)
+    def one(index: jax.Array, example: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
+        return views(jax.random.fold_in(key, index), example)
 
-    return jax.vmap(one)(indices, images)
+    return jax.vmap(one)(indices, used)
+
+
+def as_input(value: jax.Array) -> jax.Array:
+    """What transforms take: images as floats, tokens as they are."""
+    return value if value.dtype == jnp.int32 else to_float(value)
 
 
 def check_probability(owner: Transform, p: float) -> None:

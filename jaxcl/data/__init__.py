@@ -12,15 +12,19 @@ from jaxcl.data.batches import (
     Batches,
     batch_at,
     read_batch,
+    records_apart_at,
     records_at,
     sequential_batches,
     steps_per_epoch,
 )
 from jaxcl.data.digits import Digits
 from jaxcl.data.folder import Folder, FolderSource
+from jaxcl.data.parts import Paired, PairedSource, Split, Subset
 from jaxcl.data.prefetching import Prefetched, prefetch
 from jaxcl.data.source import Record, Source, SourceConfig
+from jaxcl.data.text import Texts, TextSource
 from jaxcl.data.tfds import TFDS, TFDSSource
+from jaxcl.data.tokenizer import Tokenizer, clip_tokenizer, pad_tokens, train_tokenizer
 
 __all__ = [
     "TFDS",
@@ -31,15 +35,26 @@ __all__ = [
     "Digits",
     "Folder",
     "FolderSource",
+    "Paired",
+    "PairedSource",
     "Prefetched",
     "Record",
     "Source",
     "SourceConfig",
+    "Split",
+    "Subset",
     "TFDSSource",
+    "TextSource",
+    "Texts",
+    "Tokenizer",
     "batch_at",
+    "clip_tokenizer",
+    "pad_tokens",
     "prefetch",
     "read_batch",
+    "records_apart_at",
     "records_at",
     "sequential_batches",
     "steps_per_epoch",
+    "train_tokenizer",
 ]

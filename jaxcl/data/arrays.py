@@ -114,7 +114,7 @@ class Arrays(SourceConfig):
         if not names:
             raise ValueError(f"image names no array of {self.path}: name one or more")
         wanted = names if self.label is None else (*names, self.label)
-        arrays = _read_npz(self.path, wanted)
+        arrays = read_npz(self.path, wanted)
         parts = [_as_images(arrays[name], f"images {name!r} of {self.path}") for name in names]
         if len({(part.shape[1:], part.dtype) for part in parts}) > 1:
             seen = ", ".join(
@@ -141,7 +141,7 @@ class Arrays(SourceConfig):
         )
 
 
-def _read_npz(path: str, wanted: Sequence[str]) -> Mapping[str, np.ndarray]:
+def read_npz(path: str, wanted: Sequence[str]) -> Mapping[str, np.ndarray]:
     path = os.path.expanduser(path)
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{path} is not a file: give the path of an .npz file")

@@ -1,6 +1,7 @@
 """Sources to batches: which records stand in the batch of a step, and batches made ahead in the
 background."""
 
+import collections
 import dataclasses
 import functools
 import multiprocessing
@@ -13,14 +14,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxcl.data.source import Record, Source
+from jaxcl.data.source import THERE, Record, Source, inputs_of
 
 if TYPE_CHECKING:
     import grain
 
 Batch = dict[str, np.ndarray]
-"""image [b, H, W, C], label [b] int32 if the source has labels, index [b] int32 (the number of the
-record asked for: the global example index), replaced [b] bool."""
+"""The records' fields, such as image [b, H, W, C]; label [b] int32 if the source has labels; index
+[b] int32 (the number of the record asked for: the global example index); replaced [b] bool."""
 
 _ENDLESS = 2**62  # steps
 
@@ -104,6 +105,91 @@ def records_at(
     return np.array([order(start + row) for row in range(rows)], np.int32)
 
 
+def records_apart_at(
+    groups: np.ndarray,
+    step: int,
+    *,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> np.ndarray:
+    """As `records_at`, no two records of one group in a batch.
+
+    Records come in the same order, but one whose group is in the batch already waits for the next.
+    Where those that are left at the end of an epoch are of too few groups, some from its beginning
+    come again. The order of an epoch is made at its first step, in a time that grows with it.
+
+    Args:
+      groups: [N] integers.
+      step: as in `records_at`, and so are the others.
+      batch_size: at most as many as there are groups.
+      seed: of the order.
+      process_index: which part of the batch.
+      process_count: how many processes share a batch.
+
+    Returns:
+      [batch_size / process_count] int32 record numbers.
+
+    Raises:
+      ValueError: as `records_at`, or for a batch of more records than there are groups.
+    """
+    per_epoch = steps_per_epoch(len(groups), batch_size)
+    rows = _rows_per_process(batch_size, process_index, process_count)
+    epoch, step_in_epoch = divmod(step, per_epoch)
+    order = _epoch_apart(_Same(groups), epoch, batch_size, seed)
+    start = step_in_epoch * batch_size + process_index * rows
+    return order[start : start + rows]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Same:
+    """An array that is equal to itself only, to remember results by."""
+
+    array: np.ndarray
+
+    def __hash__(self) -> int:
+        return id(self.array)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.array is self.array
+
+
+@functools.lru_cache(maxsize=2)  # that of this step and of one read ahead
+def _epoch_apart(same: _Same, epoch: int, batch_size: int, seed: int) -> np.ndarray:
+    """[steps * batch_size] the records of an epoch, in the order of its batches."""
+    groups = same.array
+    distinct = len(np.unique(groups))
+    if batch_size > distinct:
+        raise ValueError(
+            f"batch_size {batch_size} cannot be of different groups: the data have {distinct} "
+            f"(records that share a text are one). Use at most {distinct}"
+        )
+    per_epoch = steps_per_epoch(len(groups), batch_size)
+    steps = range(epoch * per_epoch, (epoch + 1) * per_epoch)
+    kept = [records_at(len(groups), at, batch_size=batch_size, seed=seed) for at in steps]
+    order = np.concatenate(kept).tolist()
+    group_of = groups.tolist()
+    coming, waiting = collections.deque(order), collections.deque[int]()
+    batches = []
+    for _ in range(per_epoch):
+        batch: dict[int, int] = {}  # by group
+        passed_over = []
+        while len(batch) < batch_size and (waiting or coming):
+            record = (waiting or coming).popleft()  # who waits longest comes first
+            if group_of[record] in batch:
+                passed_over.append(record)
+            else:
+                batch[group_of[record]] = record
+        waiting.extendleft(reversed(passed_over))
+        again = iter(order)
+        while len(batch) < batch_size:
+            record = next(again)
+            batch.setdefault(group_of[record], record)
+        batches.append([*batch.values()])
+    return np.array(batches, np.int32).reshape(-1)
+
+
 def batch_at(
     source: Source,
     step: int,
@@ -113,6 +199,7 @@ def batch_at(
     process_index: int = 0,
     process_count: int = 1,
     threads: int = 1,
+    apart: bool = False,
 ) -> Batch:
     """One process's part of the batch of a step: a function of its arguments and nothing else.
 
@@ -124,6 +211,7 @@ def batch_at(
       process_index: which part of the batch.
       process_count: how many processes share a batch.
       threads: how many share the reading; the batch is the same.
+      apart: keep records of one group out of one batch (`records_apart_at`).
 
     Returns:
       The batch, batch_size / process_count rows.
@@ -131,19 +219,33 @@ def batch_at(
     Raises:
       ValueError: as `records_at`, or what reading the source raises.
     """
-    records = records_at(
-        len(source),
-        step,
-        batch_size=batch_size,
-        seed=seed,
-        process_index=process_index,
-        process_count=process_count,
+    groups = getattr(source, "groups", None) if apart else None
+    order = (
+        functools.partial(records_at, len(source))
+        if groups is None
+        else functools.partial(records_apart_at, groups)
     )
-    return read_batch(source, records.tolist(), threads=threads)
+    order = functools.partial(order, step, batch_size=batch_size, seed=seed)
+    own = order(process_index=process_index, process_count=process_count)
+    together = order() if getattr(source, "lengths", None) else None
+    return read_batch(source, own.tolist(), threads=threads, together=together)
 
 
-def read_batch(source: Source, records: Sequence[int], *, threads: int = 1) -> Batch:
+def read_batch(
+    source: Source,
+    records: Sequence[int],
+    *,
+    threads: int = 1,
+    together: Sequence[int] | np.ndarray | None = None,
+) -> Batch:
     """Reads records of a source into one batch, in the order given, whatever `threads`.
+
+    Args:
+      source: where records come from.
+      records: their numbers.
+      threads: how many share the reading; the batch is the same.
+      together: the records of all processes, of which these are a part: where records fill fields
+        to several lengths, the longest of all sets that of the batch. None: these alone.
 
     Example:
       >>> from jaxcl.data import ArraySource
@@ -152,14 +254,38 @@ def read_batch(source: Source, records: Sequence[int], *, threads: int = 1) -> B
       ((2, 8, 8, 1), array([7, 5], dtype=int32), array([2, 0], dtype=int32))
     """
     read = _read_all(source, records, threads)
-    batch = {
-        "image": np.stack([record["image"] for record in read]),
-        "index": np.asarray(records, np.int32),
-        "replaced": np.array([record["replaced"] for record in read], bool),
-    }
+    batch = {name: np.stack([record[name] for record in read]) for name in inputs_of(read[0])}
+    for name in [name for name in read[0] if name.endswith(THERE)]:
+        batch[name] = np.array([record[name] for record in read], bool)
+    for name, lengths in (getattr(source, "lengths", None) or {}).items():
+        longest = int(lengths[list(records) if together is None else together].max())
+        batch[name] = batch[name][..., : bucket_length(longest, batch[name].shape[-1])]
+    batch["index"] = np.asarray(records, np.int32)
+    batch["replaced"] = np.array([record["replaced"] for record in read], bool)
     if "label" in read[0]:
         batch["label"] = np.array([record["label"] for record in read], np.int32)
     return batch
+
+
+def bucket_length(longest: int, most: int) -> int:
+    """The length of a batch whose longest record fills so much: one of a few, so that a program is
+    compiled for each of these only.
+
+    Args:
+      longest: what the longest record fills.
+      most: length of the field.
+
+    Returns:
+      The least of 8, 12, 16, 24, 32, 48, ... that holds it, at most `most`.
+
+    Example:
+      >>> [bucket_length(longest, 60) for longest in (0, 8, 9, 17, 33, 50, 60)]
+      [8, 8, 12, 24, 48, 60, 60]
+    """
+    length = 8
+    while length < longest:
+        length += length // 2 if length & (length - 1) == 0 else length // 3
+    return min(length, most)
 
 
 def _read_all(source: Source, records: Sequence[int], threads: int) -> list[Record]:
@@ -197,6 +323,8 @@ class Batches(Iterable[Batch]):
         own work, done by one thread at a time).
       start: first step.
       steps: how many steps; None: no end.
+      apart: keep records of one group out of one batch (`records_apart_at`), where the source has
+        groups.
 
     Raises:
       ValueError: if an argument is out of range, or the batch does not divide over the processes.
@@ -216,6 +344,7 @@ class Batches(Iterable[Batch]):
     workers: int = 0
     start: int = 0
     steps: int | None = None
+    apart: bool = False
 
     def __post_init__(self) -> None:
         steps_per_epoch(len(self.source), self.batch_size)
@@ -238,6 +367,7 @@ class Batches(Iterable[Batch]):
             seed=self.seed,
             process_index=self.process_index,
             process_count=self.process_count,
+            apart=self.apart,
         )
         steps = _ENDLESS if self.steps is None else self.steps
         return _make_ahead(make, self.start, self.start + steps, self.workers)

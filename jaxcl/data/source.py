@@ -2,25 +2,31 @@
 
 import abc
 import dataclasses
-from collections.abc import Sequence
-from typing import NotRequired, Protocol, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
+Record: TypeAlias = dict[str, Any]
+"""One example: its fields by name, such as image [H, W, C] uint8 (or float32 from float arrays), or
+text [T] int32; label, np.int32, when the source has labels; replaced, a bool: whether another
+record stands in for one that does not decode; and `image_there`, a bool, where some records lack
+the field."""
 
-class Record(TypedDict):
-    """One example."""
-
-    image: np.ndarray  # [H, W, C], uint8, or float32 from float arrays
-    label: NotRequired[np.int32]  # there when the source has labels
-    replaced: bool  # whether another record stands in for one that does not decode
+THERE = "_there"
+"""Ends the name of what says whether a record has a field."""
+_BESIDE = frozenset({"index", "label", "replaced"})
 
 
 class Source(Protocol):
     """Records with random access: what `Batches` reads from.
 
-    Reading record i gives the same values in every thread, process and run. A source can be
-    pickled, because worker processes get a copy. Any class with these members will do.
+    Reading record i gives the same values in every thread, process and run, and every record's
+    fields have the same shapes. A source can be pickled, because worker processes get a copy. Any
+    class with these members will do.
+
+    A source may also have `lengths`: by field, [N] integers, how much of the last axis each record
+    fills. Batches are then cut to one of a few lengths (`batches.bucket_length`).
     """
 
     def __len__(self) -> int:
@@ -29,11 +35,6 @@ class Source(Protocol):
 
     def __getitem__(self, record: int) -> Record:
         """The record of that number, 0 <= record < len(self)."""
-        ...
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of every image."""
         ...
 
     @property
@@ -64,3 +65,25 @@ class SourceConfig(abc.ABC):
           FileNotFoundError: if what the config points to does not exist.
           ValueError: if it cannot be read as the config says.
         """
+
+
+def inputs_of(record: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The fields of a record that views are made of."""
+    return {
+        name: value
+        for name, value in record.items()
+        if name not in _BESIDE and not name.endswith(THERE)
+    }
+
+
+def image_shape(source: Source) -> tuple[int, int, int]:
+    """(H, W, C) of a source's images.
+
+    Raises:
+      ValueError: if its records hold none.
+    """
+    inputs = inputs_of(source[0])
+    if "image" not in inputs:
+        raise ValueError(f"records hold {', '.join(inputs)} and no image, which this needs")
+    height, width, channels = inputs["image"].shape
+    return height, width, channels

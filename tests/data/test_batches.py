@@ -21,6 +21,7 @@ from jaxcl.data import (
     Digits,
     Folder,
     batch_at,
+    records_apart_at,
     records_at,
     sequential_batches,
     steps_per_epoch,
@@ -293,3 +294,50 @@ def test_digits_through_the_pipeline():
     batch = next(iter(Batches(digits, 128, seed=0)))
     assert batch["image"].shape == (128, 8, 8, 1)
     np.testing.assert_array_equal(batch["label"], digits.labels[batch["index"]])
+
+
+def epoch_apart(groups, epoch, batch_size=8, **options):
+    steps = len(groups) // batch_size
+    return [
+        records_apart_at(groups, step, batch_size=batch_size, seed=3, **options)
+        for step in range(epoch * steps, (epoch + 1) * steps)
+    ]
+
+
+@pytest.mark.parametrize("most", [2, 12, 90])
+def test_no_batch_has_two_records_of_a_group(most):
+    """Groups of very different sizes: 90 of the 200 records in one, or none larger than a pair."""
+    groups = np.minimum(np.arange(200) // 2, 99)
+    groups[: max(most, 2)] = 0
+    orders = []
+    for epoch in range(3):
+        batches = epoch_apart(groups, epoch)
+        assert len(batches) == 25
+        for batch in batches:
+            assert len(batch) == 8
+            assert len({*groups[batch].tolist()}) == 8
+        order = np.concatenate(batches)
+        orders.append(order.tolist())
+        # Each once, but for some that wait when the epoch ends.
+        assert len({*order.tolist()}) >= (100 if most == 90 else 195)
+    assert orders[0] != orders[1] != orders[2]
+
+
+def test_records_of_groups_of_one_come_in_the_usual_order():
+    for step in (0, 5, 30):
+        plain = records_at(100, step, batch_size=8, seed=3)
+        apart = records_apart_at(np.arange(100), step, batch_size=8, seed=3)
+        np.testing.assert_array_equal(apart, plain)
+
+
+def test_processes_share_a_batch_that_is_apart():
+    groups = np.arange(120) // 3
+    whole = epoch_apart(groups, 1)
+    parts = [epoch_apart(groups, 1, process_index=part, process_count=2) for part in range(2)]
+    for step, batch in enumerate(whole):
+        np.testing.assert_array_equal(np.concatenate([part[step] for part in parts]), batch)
+
+
+def test_a_batch_of_more_records_than_groups_is_refused():
+    with pytest.raises(ValueError, match=r"the data have 4 .* Use at most 4"):
+        records_apart_at(np.arange(40) % 4, 0, batch_size=8, seed=0)
