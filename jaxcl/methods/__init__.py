@@ -11,12 +11,14 @@ from jaxcl.methods.joint_embedding import JointEmbedding
 from jaxcl.methods.method import Batch, EncoderMethod, Method
 from jaxcl.methods.micro_batches import cached_loss_and_grad
 from jaxcl.methods.moco import MoCo, MoCoV2Plus, MoCoV3
+from jaxcl.methods.multi_modal import MultiModal, Pair, Tower, clip, lit, siglip
 from jaxcl.methods.plain_memory import PlainMemory
 from jaxcl.methods.prototypes import DINO, SwAV
 from jaxcl.methods.ressl import ReSSL
 from jaxcl.methods.schedules import Cosine, Linear
 from jaxcl.methods.siamese import NNCLR, SimSiam
 from jaxcl.methods.simclr import SimCLR
+from jaxcl.methods.simcse import SimCSE
 from jaxcl.methods.supcon import SupCon
 
 __all__ = [
@@ -34,14 +36,21 @@ __all__ = [
     "MoCo",
     "MoCoV2Plus",
     "MoCoV3",
+    "MultiModal",
+    "Pair",
     "PlainMemory",
     "ReSSL",
     "SimCLR",
+    "SimCSE",
     "SimSiam",
     "SupCon",
     "SwAV",
+    "Tower",
     "accumulated_loss_and_grad",
     "cached_loss_and_grad",
+    "clip",
     "criteria",
     "grad_cache",
+    "lit",
+    "siglip",
 ]

@@ -18,6 +18,9 @@ class BYOL(PredictingMethod):
     embeddings apart.
     """
 
+    def check(self, *, batch_size: int, examples: int) -> list[str]:
+        return self.missing_predictor()
+
     def objective(
         self,
         params: Params,

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxcl.methods.draws import Draws
 from jaxcl.methods.networks import forward
+from jaxcl.methods.schedules import Cosine
 from jaxcl.similarity import row_numbers
 
 Params: TypeAlias = dict[str, Any]
@@ -32,6 +33,19 @@ class Batch:
     """[N] integers, the number of each example in the data set; a bank is addressed by it."""
     label: jax.Array | None = None
     """[N] integers, for supervised methods."""
+    there: tuple[jax.Array | None, ...] | None = None
+    """Of each view [N] bool, whether the example has it, or None: all have it."""
+
+    def present(self) -> tuple[jax.Array | None, ...]:
+        """As `there`; of texts, [N, T] integers, those without tokens are not there either."""
+        given = (None,) * len(self.views) if self.there is None else self.there
+        found = []
+        for view, where in zip(self.views, given, strict=True):
+            if jnp.issubdtype(view.dtype, jnp.integer):
+                tokens = (view >= 0).any(1)
+                where = tokens if where is None else where & tokens
+            found.append(where)
+        return tuple(found)
 
     def draws(self, key: jax.Array, axis_name: str | None = None) -> Draws:
         """What networks draw for these examples: by their numbers, or their places without any."""
@@ -146,6 +160,10 @@ class Method(abc.ABC):
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: value for name, value in fields.items() if isinstance(value, nn.Module)}
 
+    def with_networks(self, changed: dict[str, nn.Module]) -> "Method":
+        """The same with other networks in the place of some, by name."""
+        return dataclasses.replace(self, **changed)
+
     @property
     def averages(self) -> tuple[str, ...]:
         """Paths, within the state, of the networks that `end_step` moves number by number.
@@ -209,7 +227,7 @@ class Method(abc.ABC):
         loss, state, metrics = self.objective(
             params, state, embeddings, batch, progress=progress, axis_name=axis_name
         )
-        check_scalars(self, {"the loss": loss, **metrics})
+        check_scalars(self, loss, metrics)
         return loss, (state, metrics)
 
 
@@ -263,9 +281,19 @@ def example_numbers(batch: Batch, method: Method) -> jax.Array:
     return batch.index
 
 
-def check_scalars(method: Method, values: dict[str, Any]) -> None:
-    """Raises where what `objective` returned, by name, is no scalar."""
-    for name, value in values.items():
+RESERVED = frozenset({"loss", "gradient_norm", "parameter_norm", "step", "epoch", "learning_rate"})
+"""What the log has by itself."""
+
+
+def check_scalars(method: Method, loss: jax.Array, metrics: Metrics) -> None:
+    """Raises where what `objective` returned is no scalar, or a metric has a name of the log's own,
+    whose value it would hide."""
+    for name in sorted(RESERVED & set(metrics)):
+        raise ValueError(
+            f"{type(method).__name__}.objective returned a metric {name!r}, which the log has by "
+            "itself: give it another name"
+        )
+    for name, value in {"the loss": loss, **metrics}.items():
         if jnp.ndim(value):
             raise ValueError(
                 f"{type(method).__name__}.objective returned {name} of shape {jnp.shape(value)}, "
@@ -281,8 +309,10 @@ def check_positive(method: Method, **values: Any) -> None:
 
 
 def check_momentum(method: Method, momentum: Any) -> None:
-    """Raises where a share is outside 0 to 1; schedules, and arrays under a trace, pass."""
-    if isinstance(momentum, int | float) and not 0 <= momentum <= 1:
+    """Raises where a share, or the start or end of its schedule, is outside 0 to 1; arrays under a
+    trace pass."""
+    values = (momentum.start, momentum.end) if isinstance(momentum, Cosine) else (momentum,)
+    if any(isinstance(value, int | float) and not 0 <= value <= 1 for value in values):
         raise ValueError(f"{type(method).__name__}: momentum must be 0 to 1, got {momentum}")
 
 

@@ -34,8 +34,7 @@ def cached_loss_and_grad(method: Method, *, micro_batch: int | None) -> LossAndG
       over the whole batch before it is cut.
     - `key` comes to every micro-batch as it comes to every device: the same. Draws have to hang on
       it and the example's number (`jax.random.fold_in(key, index)`), not on places in the batch.
-      Drop path's do. Those of flax's `Dropout` do not: other rows drop than in the whole batch, and
-      the gradient is that of these (and without `Batch.index` the same in each micro-batch).
+      Those of drop path and flax's `Dropout` do, where the batch has an `index`.
 
     Args:
       method: any method.
@@ -177,7 +176,7 @@ def _for_micro_batches(
         for name, network in networks.items()
         if (groups := getattr(network, _GROUPS, None)) is not None
     }
-    grouped = dataclasses.replace(method, **smaller)
+    grouped = method.with_networks(smaller)
     first = jax.tree.map(lambda x: x[:rows], batch)
     parts = _norms(grouped, params, state, first, key)
     for norm, part in zip(whole, parts, strict=True):

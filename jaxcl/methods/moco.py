@@ -267,6 +267,9 @@ class MoCoV3(PredictingMethod):
         super().__post_init__()
         check_positive(self, temperature=self.temperature)
 
+    def check(self, *, batch_size: int, examples: int) -> list[str]:
+        return self.missing_predictor()
+
     def objective(
         self,
         params: Params,

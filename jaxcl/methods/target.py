@@ -25,8 +25,13 @@ def start_target(params: Any) -> Any:
 
 
 def move_target(target: Any, online: Any, momentum: jax.Array | float) -> Any:
-    """momentum * target + (1 - momentum) * online, leaf by leaf (MoCo, He et al., 2020, eq. 2)."""
-    return jax.tree.map(lambda old, new: momentum * old + (1 - momentum) * new, target, online)
+    """momentum * target + (1 - momentum) * online, leaf by leaf (MoCo, He et al., 2020, eq. 2), of
+    the target's types."""
+
+    def moved(old: jax.Array, new: jax.Array) -> jax.Array:
+        return (momentum * old + (1 - momentum) * new).astype(old.dtype)
+
+    return jax.tree.map(moved, target, online)
 
 
 @jax.tree_util.register_dataclass
@@ -105,6 +110,12 @@ class PredictingMethod(TargetMethod):
             state, batch_stats=batch_stats, target_batch_stats=target_batch_stats
         )
         return (*predictions, *jax.lax.stop_gradient(targets)), state
+
+    def missing_predictor(self) -> list[str]:
+        """Says so where there is none, of a method whose paper has one."""
+        if self.predictor is not None:
+            return []
+        return [f"{type(self).__name__} has no predictor, and its paper does: set method.predictor"]
 
     @property
     def _target(self) -> dict[str, nn.Module]:

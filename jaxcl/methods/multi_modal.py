@@ -1,0 +1,585 @@
+"""Several modalities in one space: a tower for each, contrasted pair by pair. CLIP is two."""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxcl import memory
+from jaxcl.choices import check_choices
+from jaxcl.encoders import MLP, LearnableTemperature, SigmoidScaleAndBias
+from jaxcl.losses import clip as clip_loss
+from jaxcl.losses import info_nce
+from jaxcl.losses import siglip as siglip_loss
+from jaxcl.methods.draws import Draws
+from jaxcl.methods.health import in_batch_health
+from jaxcl.methods.method import (
+    Batch,
+    Method,
+    Metrics,
+    Params,
+    check_momentum,
+    check_positive,
+    check_queue,
+)
+from jaxcl.methods.networks import forward, init_networks
+from jaxcl.methods.schedules import Cosine, value_at
+from jaxcl.methods.target import move_target, start_target
+from jaxcl.similarity import axis_size, gather_rows, l2_normalize, row_numbers
+
+Contrast = Literal["clip", "siglip"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tower:
+    """What maps one modality into the common space."""
+
+    name: str
+    """Of the modality, such as image; its networks are `image_encoder` and `image_projector`."""
+    encoder: nn.Module | None = None
+    """Maps a view to features; None where the tower has another's."""
+    projector: nn.Module | None = None
+    """Maps features to embeddings; None: they are the embeddings, or another tower's maps them."""
+    encoder_of: str | None = None
+    """The tower whose encoder it shares."""
+    projector_of: str | None = None
+    """The tower whose projector it shares."""
+    frozen: Literal["none", "encoder", "all"] = "none"
+    """What keeps its weights, and is called as in evaluation ("encoder" of images: LiT)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """Two modalities that are contrasted."""
+
+    first: str
+    """Name of a tower."""
+    second: str
+    """Name of another."""
+    contrast: Contrast = "clip"
+    """The loss: a softmax over the batch, or a sigmoid of each pair."""
+    weight: float = 1.0
+    """Of its loss in the sum; > 0."""
+
+    @property
+    def name(self) -> str:
+        """As parameters and metrics have it."""
+        return f"{self.first}_{self.second}"
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SlowTowers:
+    """Slowly moving towers, and the embeddings that they made of past batches."""
+
+    params: dict[str, Any]
+    batch_stats: dict[str, Any]
+    queues: dict[str, memory.Queue]
+    """By modality."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class MultiModalState:
+    """State of a multi-modal method."""
+
+    batch_stats: dict[str, Any]
+    frozen: dict[str, Any]
+    """Parameters of the networks that are frozen, by name."""
+    memory: SlowTowers | None = None
+    """With queues only."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MultiModal(Method):
+    """Any number of modalities, of which pairs are contrasted over the batch of all devices.
+
+    View i of a batch is of tower i. CLIP (Radford et al., 2021), SigLIP (Zhai et al., 2023) and LiT
+    (Zhai et al., 2022) are the case of two (`clip`, `siglip`, `lit`); with an `anchor` all others
+    meet that one alone (ImageBind: Girdhar et al., 2023). Each pair learns its own scale, and
+    "siglip" its bias. Where an example lacks a modality (`Batch.there`, or a text without tokens),
+    it has no part in the pairs of it. Texts that are the same, token by token, are no negatives of
+    one another.
+
+    With a `queue_size`, queries meet keys of slowly moving towers, of this and past batches (MoCo
+    over modalities, as ALBEF: Li et al., 2021, section 3.2), so that small batches see many
+    negatives; every example then has to have every modality.
+    """
+
+    towers: tuple[Tower, ...] = dataclasses.field(kw_only=False)
+    """One for each view, in their order."""
+    pairs: tuple[Pair, ...] = ()
+    """What is contrasted; none: every two modalities, or `anchor` with every other."""
+    anchor: str | None = None
+    """The modality that all others are contrasted with; None: no such one."""
+    contrast: Contrast = "clip"
+    """The loss of pairs that are not given one by one."""
+    temperature: float = 0.07
+    """That "clip" begins with; it is learned. > 0."""
+    max_scale: float = 100.0
+    """What similarities are multiplied by at most; > 0."""
+    queue_size: int = 0
+    """Past embeddings of each modality that are negatives too; 0: those of the batch alone."""
+    momentum: float | Cosine = 0.995
+    """Share of itself that the slow towers keep at each step, 0 to 1."""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_positive(self, temperature=self.temperature, max_scale=self.max_scale)
+        check_momentum(self, self.momentum)
+        _check_towers(self.towers)
+        names = [tower.name for tower in self.towers]
+        mentioned = [name for pair in self.pairs for name in (pair.first, pair.second)]
+        for name in [*mentioned, *([] if self.anchor is None else [self.anchor])]:
+            if name not in names:
+                raise ValueError(
+                    f"MultiModal: there is no tower {name!r}, the towers are {', '.join(names)}"
+                )
+        for pair in self.all_pairs:
+            check_choices(pair)
+            if pair.first == pair.second or not pair.weight > 0:
+                raise ValueError(
+                    f"MultiModal: the pair {pair.name} needs two modalities and a positive weight"
+                )
+        if self.queue_size < 0:
+            raise ValueError(f"MultiModal: queue_size must be 0 or more, got {self.queue_size}")
+        if self.queue_size and any(pair.contrast == "siglip" for pair in self.all_pairs):
+            raise ValueError("MultiModal: queues go with contrast 'clip' only; set queue_size to 0")
+
+    @property
+    def all_pairs(self) -> tuple[Pair, ...]:
+        """What is contrasted: the pairs given, or those that follow from the towers."""
+        if self.pairs:
+            return self.pairs
+        names = [tower.name for tower in self.towers]
+        if self.anchor is not None:
+            others = [name for name in names if name != self.anchor]
+            return tuple(Pair(self.anchor, name, self.contrast) for name in others)
+        two = itertools.combinations(names, 2)
+        return tuple(Pair(first, second, self.contrast) for first, second in two)
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        return {
+            f"{tower.name}_{part}": network
+            for tower in self.towers
+            for part in ("encoder", "projector")
+            if (network := getattr(tower, part)) is not None
+        }
+
+    def with_networks(self, changed: dict[str, nn.Module]) -> "MultiModal":
+        towers = tuple(
+            dataclasses.replace(
+                tower,
+                encoder=changed.get(f"{tower.name}_encoder", tower.encoder),
+                projector=changed.get(f"{tower.name}_projector", tower.projector),
+            )
+            for tower in self.towers
+        )
+        return dataclasses.replace(self, towers=towers)
+
+    @property
+    def undecayed(self) -> tuple[str, ...]:
+        return (*super().undecayed, "scales")
+
+    @property
+    def averages(self) -> tuple[str, ...]:
+        return ("memory/params",)
+
+    def init(self, key: jax.Array, batch: Batch) -> tuple[Params, MultiModalState]:
+        _check_views(self, batch)
+        scale_key, queue_key, *tower_keys = jax.random.split(key, 2 + len(self.towers))
+        params: dict[str, Any] = {}
+        batch_stats: dict[str, Any] = {}
+        widths = {}
+        for tower, tower_key, view in zip(self.towers, tower_keys, batch.views, strict=True):
+            networks = self._of_tower(tower)
+            own, own_stats, outputs = init_networks(networks, tower_key, view)
+            # Of what towers share, the first one's start stays.
+            params, batch_stats = own | params, own_stats | batch_stats
+            widths[tower.name] = outputs.shape[-1]
+        if len({*widths.values()}) > 1:
+            raise ValueError(
+                f"MultiModal: embeddings of {widths} differ in width: give the towers projectors "
+                "of one width"
+            )
+        frozen = {name: params.pop(name) for name in self._frozen}
+        scales = {pair.name: self._scale(pair).init(scale_key)["params"] for pair in self.all_pairs}
+        slow = None
+        if self.queue_size:
+            queue_keys = jax.random.split(queue_key, len(self.towers))
+            slow = SlowTowers(
+                params=start_target(params),
+                batch_stats=start_target(batch_stats),
+                queues={
+                    tower.name: memory.init_queue(key, self.queue_size, widths[tower.name])
+                    for tower, key in zip(self.towers, queue_keys, strict=True)
+                },
+            )
+        return params | {"scales": scales}, MultiModalState(batch_stats, frozen, slow)
+
+    def represent(
+        self,
+        params: Params,
+        state: MultiModalState,
+        batch: Batch,
+        *,
+        key: jax.Array,
+        axis_name: str | None = None,
+    ) -> tuple[tuple[jax.Array, ...], MultiModalState]:
+        """The embeddings of each modality, [N, D]; then the slow towers' of each, [N, D]."""
+        _check_views(self, batch)
+        draws = batch.draws(key, axis_name)
+        embeddings, batch_stats = self._embed_all(
+            params | state.frozen, state.batch_stats, batch.views, axis_name, draws
+        )
+        state = dataclasses.replace(state, batch_stats=batch_stats)
+        if state.memory is None:
+            return tuple(embeddings), state
+        slow = state.memory
+        keys, slow_stats = self._embed_all(
+            slow.params | state.frozen, slow.batch_stats, batch.views, axis_name, None
+        )
+        keys = [jax.lax.stop_gradient(l2_normalize(rows)) for rows in keys]
+        slow = dataclasses.replace(slow, batch_stats=slow_stats)
+        return (*embeddings, *keys), dataclasses.replace(state, memory=slow)
+
+    def objective(
+        self,
+        params: Params,
+        state: MultiModalState,
+        embeddings: tuple[jax.Array, ...],
+        batch: Batch,
+        *,
+        progress: jax.Array | float,
+        axis_name: str | None = None,
+    ) -> tuple[jax.Array, MultiModalState, Metrics]:
+        names = [tower.name for tower in self.towers]
+        online = dict(zip(names, embeddings, strict=False))
+        slow = dict(zip(names, embeddings[len(names) :], strict=False))
+        there = dict(zip(names, batch.present(), strict=True))
+        views = dict(zip(names, batch.views, strict=True))
+        losses, chances = {}, []
+        for pair in self.all_pairs:
+            scale = self._scale(pair).apply({"params": params["scales"][pair.name]})
+            where = _both(there[pair.first], there[pair.second])
+            ids = _same_text(views[pair.first], views[pair.second])
+            two = online[pair.first], online[pair.second]
+            if state.memory is not None:
+                slow_two = slow[pair.first], slow[pair.second]
+                queues = state.memory.queues[pair.first], state.memory.queues[pair.second]
+                each = _against_memory(*two, *slow_two, *queues, scale, ids, axis_name)
+                candidates = len(two[0]) * axis_size(axis_name) + self.queue_size
+                losses[pair.name] = each.mean()
+                chances.append(jnp.log(jnp.float32(candidates)))
+                continue
+            options: dict[str, Any] = {"axis_name": axis_name, "where": where, "ids": ids}
+            if pair.contrast == "siglip":
+                each = siglip_loss(
+                    *two, logit_scale=scale.logit_scale, logit_bias=scale.logit_bias, **options
+                )
+            else:
+                each = clip_loss(*two, logit_scale=scale, **options)
+                where = None if where is None else jnp.tile(where, 2)
+                chances.append(_chance(where, len(each), axis_name))
+            losses[pair.name] = _mean(each, where, axis_name)
+        weights = {pair.name: pair.weight for pair in self.all_pairs}
+        loss = jnp.stack([weights[name] * own for name, own in losses.items()]).sum()
+        metrics = self._signals(online, losses, axis_name)
+        if len(chances) == len(losses):  # a sigmoid's hangs on its bias
+            weighted = zip(weights.values(), chances, strict=True)
+            metrics["chance_loss"] = jnp.stack([weight * own for weight, own in weighted]).sum()
+        if state.memory is not None:
+            queues_after = {
+                name: memory.enqueue(queue, slow[name], axis_name=axis_name)
+                for name, queue in state.memory.queues.items()
+            }
+            after = dataclasses.replace(state.memory, queues=queues_after)
+            state = dataclasses.replace(state, memory=after)
+        return loss, state, metrics
+
+    def end_step(
+        self, params: Params, state: MultiModalState, *, progress: jax.Array | float
+    ) -> MultiModalState:
+        if state.memory is None:
+            return state
+        online = {name: params[name] for name in state.memory.params}
+        momentum = value_at(self.momentum, progress)
+        moved = move_target(state.memory.params, online, momentum)
+        return dataclasses.replace(state, memory=dataclasses.replace(state.memory, params=moved))
+
+    def embed(
+        self,
+        params: Params,
+        state: MultiModalState,
+        inputs: jax.Array,
+        *,
+        tower: str | None = None,
+        project: bool = False,
+    ) -> jax.Array:
+        """Features of `inputs`, of one modality.
+
+        Args:
+          params: parameters.
+          state: the method's state.
+          inputs: [N, ...], not augmented.
+          tower: name of the modality; None: the first.
+          project: embeddings in the common space, unit rows, instead of the encoder's features.
+
+        Returns:
+          [N, F].
+        """
+        chosen = self.towers[0] if tower is None else _named(self.towers, tower)
+        networks = self._of_tower(chosen)
+        if not project:
+            networks = dict(itertools.islice(networks.items(), 1))
+        rows, _ = forward(networks, params | state.frozen, state.batch_stats, inputs)
+        return l2_normalize(rows) if project else rows
+
+    def check(self, *, batch_size: int, examples: int) -> list[str]:
+        if not self.queue_size:
+            return []
+        check_queue(self.queue_size, batch_size)
+        if self.queue_size > examples:
+            return [
+                f"queue_size {self.queue_size} is larger than the data set ({examples} examples): "
+                "an example's own old embeddings are among its negatives"
+            ]
+        return []
+
+    def _of_tower(self, tower: Tower) -> dict[str, nn.Module]:
+        """The networks of a tower in a row, by the names of their parameters."""
+        encoder = tower if tower.encoder_of is None else _named(self.towers, tower.encoder_of)
+        projector = tower if tower.projector_of is None else _named(self.towers, tower.projector_of)
+        found = {f"{encoder.name}_encoder": encoder.encoder}
+        if projector.projector is not None:
+            found[f"{projector.name}_projector"] = projector.projector
+        return {name: network for name, network in found.items() if network is not None}
+
+    @property
+    def _frozen(self) -> list[str]:
+        """Names of the networks that keep their weights."""
+        return [
+            f"{tower.name}_{part}"
+            for tower in self.towers
+            for part in {"none": (), "encoder": ("encoder",), "all": ("encoder", "projector")}[
+                tower.frozen
+            ]
+            if getattr(tower, part) is not None
+        ]
+
+    def _embed_all(
+        self,
+        params: Params,
+        batch_stats: dict[str, Any],
+        views: Sequence[jax.Array],
+        axis_name: str | None,
+        draws: Draws | None,
+    ) -> tuple[list[jax.Array], dict[str, Any]]:
+        """Every tower's embeddings of its view, in training, and the statistics."""
+        embeddings = []
+        frozen = self._frozen
+        for number, (tower, rows) in enumerate(zip(self.towers, views, strict=True)):
+            own = None if draws is None else draws.part(number)
+            for name, network in self._of_tower(tower).items():
+                learns = name not in frozen
+                rows, batch_stats = forward(
+                    {name: network},
+                    params,
+                    batch_stats,
+                    rows,
+                    train=learns,
+                    axis_name=axis_name,
+                    draws=own if learns else None,
+                )
+            embeddings.append(rows)
+        return embeddings, batch_stats
+
+    def _scale(self, pair: Pair) -> Any:
+        if pair.contrast == "siglip":
+            return SigmoidScaleAndBias()
+        return LearnableTemperature(self.temperature, self.max_scale)
+
+    def _signals(
+        self, online: dict[str, jax.Array], losses: dict[str, jax.Array], axis_name: str | None
+    ) -> Metrics:
+        """Those of the first pair; of several pairs, each one's loss and accuracy too."""
+        metrics: Metrics = {}
+        for pair in reversed(self.all_pairs):
+            health = in_batch_health(online[pair.first], online[pair.second], axis_name)
+            del health["chance_loss"]
+            metrics |= health
+            if len(losses) > 1:
+                metrics[f"{pair.name}_loss"] = losses[pair.name]
+                metrics[f"{pair.name}_accuracy"] = health["accuracy"]
+        return metrics
+
+
+def clip(
+    image: nn.Module,
+    text: nn.Module,
+    *,
+    dim: int = 512,
+    temperature: float = 0.07,
+    **others: Any,
+) -> MultiModal:
+    """CLIP (Radford et al., 2021): images and texts, each projected by a matrix.
+
+    Args:
+      image: encoder of images, the first view.
+      text: encoder of texts, the second.
+      dim: width of the common space.
+      temperature: to begin with.
+      **others: other fields of `MultiModal`.
+    """
+    towers = (Tower("image", image, linear(dim)), Tower("text", text, linear(dim)))
+    return MultiModal(towers, temperature=temperature, **others)
+
+
+def siglip(image: nn.Module, text: nn.Module, *, dim: int = 512, **others: Any) -> MultiModal:
+    """SigLIP (Zhai et al., 2023): as `clip`, each pair of image and text a yes or a no."""
+    return clip(image, text, dim=dim, contrast="siglip", **others)
+
+
+def lit(image: nn.Module, text: nn.Module, *, dim: int, **others: Any) -> MultiModal:
+    """LiT (Zhai et al., 2022): as `clip`, with an image encoder that keeps its weights.
+
+    Args:
+      image: encoder of images, which starts from weights that are worth keeping.
+      text: encoder of texts, projected to the image encoder's features (the paper's "Lu").
+      dim: width of these.
+      **others: other fields of `MultiModal`.
+    """
+    towers = (Tower("image", image, frozen="all"), Tower("text", text, linear(dim)))
+    return MultiModal(towers, **others)
+
+
+def linear(dim: int) -> MLP:
+    """A projection by a matrix, without bias."""
+    return MLP((dim,), output_bias=False)
+
+
+def _against_memory(
+    first: jax.Array,
+    second: jax.Array,
+    first_keys: jax.Array,
+    second_keys: jax.Array,
+    first_queue: memory.Queue,
+    second_queue: memory.Queue,
+    logit_scale: jax.Array,
+    ids: jax.Array | None,
+    axis_name: str | None,
+) -> jax.Array:
+    """Losses [2N] of each modality's embeddings against the other's slow ones, of which everyone's
+    and the queue's are negatives."""
+    own = row_numbers(len(first), axis_name) if ids is None else ids
+    everyones = gather_rows(own, axis_name)
+
+    def one_way(queries: jax.Array, keys: jax.Array, queue: memory.Queue) -> jax.Array:
+        return info_nce(
+            queries,
+            keys,
+            jnp.concatenate([gather_rows(keys, axis_name), queue.embeddings]),
+            temperature=jnp.exp(-logit_scale),
+            ids=own,
+            negative_ids=jnp.concatenate([everyones, jnp.full(len(queue.embeddings), -1)]),
+        )
+
+    return jnp.concatenate(
+        [one_way(first, second_keys, second_queue), one_way(second, first_keys, first_queue)]
+    )
+
+
+def _same_text(first: jax.Array, second: jax.Array) -> jax.Array | None:
+    """Numbers [N] that are equal for the same text, of the second view if it is one, else of the
+    first; None where neither is."""
+    for view in (second, first):
+        if jnp.issubdtype(view.dtype, jnp.integer):
+            return text_number(view)
+    return None
+
+
+def text_number(tokens: jax.Array) -> jax.Array:
+    """A number of each text, by its tokens: the same for the same, however far padded, and for
+    others the same once in some four thousand million times.
+
+    Args:
+      tokens: [N, T] integers, below 0 where none stands.
+
+    Returns:
+      [N] int32.
+    """
+    factors = jnp.cumprod(jnp.full(tokens.shape[1], 0x9E3779B1, jnp.uint32))  # odd, so invertible
+    values = jnp.where(tokens >= 0, tokens + 1, 0).astype(jnp.uint32)
+    mixed = (values * jnp.uint32(0x85EBCA6B)) ^ (values >> 3)
+    number = jnp.sum(mixed * factors, axis=1, dtype=jnp.uint32)
+    return jax.lax.bitcast_convert_type(number ^ (number >> 15), jnp.int32)
+
+
+def _mean(losses: jax.Array, where: jax.Array | None, axis_name: str | None) -> jax.Array:
+    """This device's share of the mean over the rows that count, on all devices."""
+    if where is None:
+        return losses.mean()
+    count = where.sum(dtype=jnp.float32)
+    if axis_name is not None:
+        count = jax.lax.pmean(count, axis_name)
+    return losses.sum() / jnp.maximum(count, 1)
+
+
+def _chance(where: jax.Array | None, rows: int, axis_name: str | None) -> jax.Array:
+    """CLIP's loss of towers that know nothing: the log of how many candidates each of its anchors
+    has, of both modalities."""
+    count = jnp.float32(rows) if where is None else where.sum(dtype=jnp.float32)
+    if axis_name is not None:
+        count = jax.lax.psum(count, axis_name)
+    return jnp.log(jnp.maximum(count / 2, 1))
+
+
+def _both(first: jax.Array | None, second: jax.Array | None) -> jax.Array | None:
+    """Where both are; None: everywhere."""
+    if first is None or second is None:
+        return second if first is None else first
+    return first & second
+
+
+def _named(towers: Sequence[Tower], name: str) -> Tower:
+    for tower in towers:
+        if tower.name == name:
+            return tower
+    names = ", ".join(tower.name for tower in towers)
+    raise ValueError(f"MultiModal: there is no tower {name!r}, the towers are {names}")
+
+
+def _check_towers(towers: Sequence[Tower]) -> None:
+    names = [tower.name for tower in towers]
+    if len(towers) < 2 or len({*names}) < len(names):
+        raise ValueError(
+            f"MultiModal takes two towers or more, each with a name of its own, got "
+            f"{', '.join(names) or 'none'}"
+        )
+    for tower in towers:
+        check_choices(tower)
+        if (tower.encoder is None) == (tower.encoder_of is None):
+            raise ValueError(f"MultiModal: tower {tower.name} needs either encoder or encoder_of")
+        if tower.projector is not None and tower.projector_of is not None:
+            raise ValueError(f"MultiModal: tower {tower.name} has both projector and projector_of")
+        for part in ("encoder", "projector"):
+            owner = getattr(tower, f"{part}_of")
+            if owner is not None and getattr(_named(towers, owner), part) is None:
+                raise ValueError(
+                    f"MultiModal: tower {tower.name} shares the {part} of {owner}, which has none "
+                    "of its own"
+                )
+
+
+def _check_views(method: MultiModal, batch: Batch) -> None:
+    if len(batch.views) != len(method.towers):
+        names = ", ".join(tower.name for tower in method.towers)
+        raise ValueError(
+            f"MultiModal has the towers {names}, one for each view in their order; the batch has "
+            f"{len(batch.views)} views"
+        )
