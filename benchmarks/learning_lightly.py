@@ -250,8 +250,8 @@ def train(
     experiment = make_experiment(name, task, seed=seed)
     source = experiment.data.open()
     images = jax.ShapeDtypeStruct(source.images.shape[1:], source.images.dtype)
-    start = training.start_state(experiment, images)
-    encoder = SmallCNN(start.params["encoder"], source.image_shape[-1])
+    start = training.start_state(experiment, {"image": images})
+    encoder = SmallCNN(start.params["encoder"], images.shape[-1])
     method = make_method(name, encoder)
     method.alike = alike
     start_alike(method, start)

@@ -17,6 +17,7 @@ _SUBMODULES = (
     "memory",
     "methods",
     "planning",
+    "pretrained",
     "similarity",
     "testing",
     "training",

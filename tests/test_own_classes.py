@@ -59,7 +59,6 @@ import numpy as np
 from jaxcl import augment, data, encoders, methods, training
 
 class Blobs:
-    image_shape = (8, 8, 1)
     names = range(256)
     labels = label_names = None
 

@@ -135,14 +135,10 @@ class _Black:
         return self.described.examples
 
     def __getitem__(self, record: int) -> Record:
-        found: Record = {"image": np.zeros(self.image_shape, np.uint8), "replaced": False}
+        found: Record = {"image": np.zeros(self.described.image, np.uint8), "replaced": False}
         if self.described.classes is not None:
             found["label"] = np.int32(record % self.described.classes)
         return found
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return self.described.image
 
     @property
     def names(self) -> Sequence[str]:

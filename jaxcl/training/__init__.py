@@ -4,7 +4,17 @@ from jaxcl.training.checkpoints import CheckpointError, Checkpoints, Restored
 from jaxcl.training.config_json import differences, from_data, to_data
 from jaxcl.training.devices import AXIS, DeviceMap, check_batch_size, choose_devices
 from jaxcl.training.errors import DivergedError, UserError
-from jaxcl.training.experiment import Evaluate, Experiment, Probe, Run, Train, Transfer
+from jaxcl.training.experiment import (
+    Evaluate,
+    Experiment,
+    FieldFeatures,
+    Probe,
+    Run,
+    Start,
+    Task,
+    Train,
+    Transfer,
+)
 from jaxcl.training.loop import Outcome, train
 from jaxcl.training.observers import read_metrics
 from jaxcl.training.optimizers import LARS, SGD, AdamW, Optimizer, Schedule
@@ -33,6 +43,7 @@ __all__ = [
     "DivergedError",
     "Evaluate",
     "Experiment",
+    "FieldFeatures",
     "Optimizer",
     "Outcome",
     "Population",
@@ -45,6 +56,8 @@ __all__ = [
     "RunDirectory",
     "Schedule",
     "Setup",
+    "Start",
+    "Task",
     "Train",
     "TrainState",
     "Transfer",

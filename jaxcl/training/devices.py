@@ -85,10 +85,10 @@ class DeviceMap:
         host = jax.tree.map(np.asarray, state)
         return jax.device_put(host, self._shardings(specs))
 
-    def make(self, maker: Callable[[Any], Any], seed: Any, specs: Any = _WHOLE) -> Any:
-        """The state that `maker(seed)` returns, computed where `place` would put it."""
+    def make(self, maker: Callable[[Any], Any], arguments: Any, specs: Any = _WHOLE) -> Any:
+        """The state that `maker(arguments)` returns, computed where `place` would put it."""
         places = self._shardings(specs)
-        return jax.jit(maker, out_shardings=places, compiler_options=RUNS_ONCE)(seed)
+        return jax.jit(maker, out_shardings=places, compiler_options=RUNS_ONCE)(arguments)
 
     def split(self, batch: Any) -> Any:
         """Places a host batch of [b, ...] arrays, without waiting: this process's rows, a part on

@@ -1,7 +1,11 @@
 """An experiment as a tree of frozen dataclasses: everything a run needs to know."""
 
+import abc
 import dataclasses
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
 
 from jaxcl.augment import Views
 from jaxcl.choices import check_choices
@@ -26,6 +30,10 @@ class Train:
     for one update. Each part has a loss of its own: negatives and batch statistics are those within
     it, on all devices, so that this changes what is learned. `run.micro_batch` saves as much memory
     and changes nothing, at a third more compute."""
+
+    apart: bool = False
+    """Keep examples that share a text out of one batch, so that none is a negative of its like; the
+    data have to know which do (`data.Texts`)."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -179,6 +187,60 @@ class Probe:
 
 
 @dataclasses.dataclass(frozen=True)
+class Start(abc.ABC):
+    """Weights that a network starts from, instead of random ones; `jaxcl.pretrained` has some."""
+
+    network: str = dataclasses.field(default="encoder", kw_only=True)
+    """Name of the network, as among the method's."""
+
+    @abc.abstractmethod
+    def load(self, shapes: Any) -> Any:
+        """Reads the weights.
+
+        Args:
+          shapes: the network's parameters as shapes and types.
+
+        Returns:
+          The parameters, as host arrays.
+
+        Raises:
+          FileNotFoundError: if there are none.
+          ValueError: if they do not fit the network.
+        """
+
+
+FieldFeatures: TypeAlias = Callable[[Source, str], np.ndarray]
+"""Of a source and the name of a field: features [N, F] of all records; of several texts a record
+[N, C, F], 0 where there is none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Task(abc.ABC):
+    """Something to measure of the features of fields; `jaxcl.evaluation.tasks` has some."""
+
+    name: str
+    """What the report calls it."""
+
+    @abc.abstractmethod
+    def check(self) -> None:
+        """Opens the data, before anything is trained.
+
+        Raises:
+          FileNotFoundError: where they are missing.
+          ValueError: where they cannot be read, or do not fit the task.
+        """
+
+    @abc.abstractmethod
+    def measure(self, features: FieldFeatures) -> dict[str, float]:
+        """The figures, by name.
+
+        Raises:
+          FileNotFoundError: where data are missing.
+          ValueError: where they cannot be read, or do not fit.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
 class Experiment:
     """A contrastive training run."""
 
@@ -197,6 +259,10 @@ class Experiment:
     run: Run = Run()
     """How the run is executed."""
     evaluate: Evaluate | None = None
-    """What to measure once trained; None: nothing."""
+    """What to measure of an image's features by labels, once trained; None: nothing."""
+    tasks: tuple[Task, ...] = ()
+    """What else to measure once trained."""
+    start: tuple[Start, ...] = ()
+    """Weights that networks start from; the others' are random."""
     probe: Probe | None = None
     """What to measure while training, by labels of the training data; None: nothing."""

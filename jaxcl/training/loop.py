@@ -150,6 +150,7 @@ def train(
             workers=run.workers,
             start=start,
             steps=setup.total_steps - start,
+            apart=experiment.train.apart,
         )
         watch = _Watch(setup, Clock(setup, start), checkpoints, stop, replaced, observe)
         with prefetch(source_batches, _placing(setup), depth=run.prefetch) as batches:
@@ -213,7 +214,7 @@ def _agree(setup: Setup) -> None:
     agree("jaxcl", code_digest())
     agree("experiment", json.dumps(to_data(setup.experiment)), describe=describe)
     facts = setup.facts
-    agree("data set", f"{facts.examples} images {list(facts.image_shape)} {facts.image_dtype}")
+    agree("data set", f"{facts.examples} examples of {facts.inputs}")
 
 
 def _start_or_resume(

@@ -177,7 +177,7 @@ class PopulationSetup:
         facts = self.setup.facts
         return self.stack(
             [
-                start_state(member, facts.image, classes=facts.classes)
+                start_state(member, facts.shapes, classes=facts.classes)
                 for member in self.population.members
             ]
         )

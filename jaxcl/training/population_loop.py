@@ -296,6 +296,7 @@ def _source_batches(setup: PopulationSetup, start: int) -> Iterable[dict[str, np
             workers=member.run.workers,
             start=start,
             steps=setup.setup.total_steps - start,
+            apart=member.train.apart,
         )
         for member in members
     ]

@@ -59,7 +59,7 @@ def make_probe_step(
         if state.probe is None:
             raise ValueError("the state has no probes: start it with start_state(..., classes=...)")
         view_key, _ = step_keys(state)
-        view, *_ = batch_views(views, view_key, batch["image"], batch["index"])
+        view, *_ = batch_views(views, view_key, batch, batch["index"])
         params, method_state = layout.whole_params(state.params), layout.opened(state.method)
         new, metrics = step_probe(
             probe,

@@ -8,7 +8,7 @@ import json
 import os
 import socket
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeAlias
 
 import jax
 import numpy as np
@@ -18,8 +18,11 @@ from jaxcl.training.durable_files import cannot_write, write_durably
 from jaxcl.training.errors import UserError
 from jaxcl.training.experiment import Experiment
 
-_MAY_DIFFER = ("run", "evaluate")
+_MAY_DIFFER = ("run", "evaluate", "tasks")
 """Parts of an experiment that may change on resuming, for they do not change what is learned."""
+
+Inputs: TypeAlias = dict[str, jax.ShapeDtypeStruct]
+"""Shapes and types of the fields of one example that views are made of."""
 
 
 class RunDirectory:
@@ -63,6 +66,11 @@ class RunDirectory:
         """Picture of test examples and their nearest training examples."""
         return self.path / "neighbours.png"
 
+    @property
+    def tasks(self) -> Path:
+        """What the experiment's tasks measured."""
+        return self.path / "tasks.json"
+
     def prepare(self, experiment: Experiment, facts: "RunFacts") -> list[str]:
         """Writes what the run is, or checks that the directory is of the same experiment.
 
@@ -93,7 +101,7 @@ class RunDirectory:
                     f"{self.path} holds a run of another experiment: "
                     + "; ".join(changed[:4])
                     + f"{more}. Choose another --out, or resume it without these changes (options "
-                    "below run and evaluate may change)"
+                    "below run, evaluate and tasks may change)"
                 )
         write_durably(self.config, json.dumps(new, indent=2) + "\n")
         write_durably(self.facts, json.dumps(dataclasses.asdict(facts)) + "\n")
@@ -131,8 +139,10 @@ class RunDirectory:
         try:
             facts = self._read_json(self.facts)
             return RunFacts(
-                tuple(facts["image_shape"]),
-                np.dtype(facts["image_dtype"]).name,
+                {
+                    name: (tuple(shape), np.dtype(dtype).name)
+                    for name, (shape, dtype) in facts["inputs"].items()
+                },
                 int(facts["examples"]),
                 int(facts["devices"]),
                 facts.get("classes"),
@@ -157,23 +167,26 @@ class RunDirectory:
 class RunFacts:
     """What a run found out about its data and machine."""
 
-    image_shape: tuple[int, ...]
-    image_dtype: str
+    inputs: dict[str, tuple[tuple[int, ...], str]]
+    """Shape and type of each field of an example."""
     examples: int
     devices: int
     classes: int | None = None
     """One more than the largest label; None without labels."""
 
     @property
-    def image(self) -> jax.ShapeDtypeStruct:
-        """Shape [H, W, C] and type of the training images."""
-        return jax.ShapeDtypeStruct(self.image_shape, np.dtype(self.image_dtype))
+    def shapes(self) -> Inputs:
+        """Shapes and types of the fields of an example."""
+        return {
+            name: jax.ShapeDtypeStruct(shape, np.dtype(dtype))
+            for name, (shape, dtype) in self.inputs.items()
+        }
 
     def changes(self, now: "RunFacts") -> list[str]:
         """What of the data is not as it was, for the order of the data hangs on it."""
         return [
             f"data, {name}: {getattr(self, name)} there, {getattr(now, name)} here"
-            for name in ("image_shape", "image_dtype", "examples")
+            for name in ("inputs", "examples")
             if getattr(self, name) != getattr(now, name)
         ]
 

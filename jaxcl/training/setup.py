@@ -9,14 +9,17 @@ import jax
 import numpy as np
 import optax
 
-from jaxcl.data import Source, steps_per_epoch
+from jaxcl.data import Source, records_apart_at, steps_per_epoch
+from jaxcl.data.source import THERE, image_shape, inputs_of
+from jaxcl.extras import MissingExtra
+from jaxcl.methods import Method
 from jaxcl.methods.gradient_cache import check_micro_batch
 from jaxcl.training.devices import AXIS, DeviceMap, check_batch_size, choose_devices
 from jaxcl.training.errors import UserError
 from jaxcl.training.experiment import Experiment
 from jaxcl.training.layout import Layout, SpreadState, WholeState
 from jaxcl.training.probes import check_probe, make_probe_step
-from jaxcl.training.restoring import state_maker, state_shapes
+from jaxcl.training.restoring import given_weights, state_maker, state_shapes
 from jaxcl.training.run_directory import RunFacts
 from jaxcl.training.state import TrainState
 from jaxcl.training.step import make_step
@@ -39,11 +42,9 @@ class Setup:
     @cached_property
     def facts(self) -> RunFacts:
         """What the run directory keeps about data and machine."""
-        image = self.source[0]["image"]
         labels = self.source.labels
         return RunFacts(
-            image.shape,
-            image.dtype.name,
+            {name: (x.shape, x.dtype.name) for name, x in inputs_of(self.source[0]).items()},
             len(self.source),
             len(self.devices.devices),
             None if labels is None else int(labels.max()) + 1,
@@ -52,7 +53,7 @@ class Setup:
     @cached_property
     def state_shapes(self) -> TrainState:
         """Shapes and types of a whole state, nothing computed."""
-        return state_shapes(self.experiment, self.facts.image, classes=self.facts.classes)
+        return state_shapes(self.experiment, self.facts.shapes, classes=self.facts.classes)
 
     @cached_property
     def layout(self) -> Layout:
@@ -66,10 +67,11 @@ class Setup:
     def start(self) -> Any:
         """The state before the first step, made on the devices: of what is spread each makes its
         part."""
-        make = state_maker(self.experiment, self.facts.image, classes=self.facts.classes)
+        make = state_maker(self.experiment, self.facts.shapes, classes=self.facts.classes)
+        given = given_weights(self.experiment, self.state_shapes)
         return self.devices.make(
-            lambda seed: self.layout.packed(make(seed)),
-            np.uint32(self.experiment.train.seed),
+            lambda arguments: self.layout.packed(make(*arguments)),
+            (np.uint32(self.experiment.train.seed), given),
             self.layout.specs(),
         )
 
@@ -131,8 +133,13 @@ class Setup:
         """Shapes and types of a whole batch, that of all processes, before it is split."""
         size = self.experiment.train.batch_size
         number = jax.ShapeDtypeStruct((size,), np.int32)
-        image = jax.ShapeDtypeStruct((size, *self.facts.image_shape), self.facts.image_dtype)
-        batch = {"image": image, "index": number}
+        batch = {
+            name: jax.ShapeDtypeStruct((size, *one.shape), one.dtype)
+            for name, one in self.facts.shapes.items()
+        }
+        some = jax.ShapeDtypeStruct((size,), np.bool_)
+        batch |= {name: some for name in self.source[0] if name.endswith(THERE)}
+        batch["index"] = number
         return batch | ({} if self.source.labels is None else {"label": number})
 
 
@@ -150,7 +157,7 @@ def set_up(experiment: Experiment, devices: Sequence[jax.Device] | None = None) 
     """
     try:
         return _set_up(experiment, devices)
-    except ValueError as error:
+    except (ValueError, MissingExtra) as error:
         raise UserError(str(error)) from error
 
 
@@ -175,13 +182,28 @@ def _set_up(experiment: Experiment, given: Sequence[jax.Device] | None) -> Setup
     epoch = steps_per_epoch(len(source), train.batch_size)
     total_steps = max(1, round(train.epochs * epoch))
     _check_evaluation(experiment, source)
+    for task in experiment.tasks:
+        try:
+            task.check()
+        except ValueError as error:
+            raise ValueError(f"task {task.name!r}: {error}") from error
     if experiment.probe is not None:
         check_probe(source.labels)
     method = experiment.method
     notices = [
         *method.check(batch_size=train.batch_size, examples=len(source)),
         *method.check_labels(source.labels, batch_size=train.batch_size),
+        *getattr(source, "notices", ()),
     ]
+    _check_vocabulary(source, method)
+    if train.apart:
+        groups = getattr(source, "groups", None)
+        if groups is None:
+            raise ValueError(
+                "train.apart keeps examples that share a text apart, and the data do not say which "
+                "do: leave it out, or give texts (data.Texts)"
+            )
+        records_apart_at(groups, 0, batch_size=train.batch_size, seed=train.seed)
     if train.accumulate > 1:
         notices.append(
             f"train.accumulate {train.accumulate}: examples are contrasted, and batch statistics "
@@ -215,6 +237,19 @@ def _set_up(experiment: Experiment, given: Sequence[jax.Device] | None) -> Setup
     return setup
 
 
+def _check_vocabulary(source: Source, method: Method) -> None:
+    """Raises where tokens of the data are unknown to a network: out of its table, they would be
+    taken for others."""
+    tokens = getattr(source, "vocabulary", None)
+    for name, network in method.networks.items():
+        known = getattr(network, "vocabulary", None)
+        if tokens is not None and known is not None and tokens > known:
+            raise ValueError(
+                f"the data's tokenizer has {tokens} tokens and method.{name} knows {known}: set "
+                f"method.{name}.vocabulary to {tokens}, or give the tokenizer that it was made for"
+            )
+
+
 def _check_evaluation(experiment: Experiment, source: Source) -> None:
     """Opens what the trained features will be measured on, so that what is wrong is said first."""
     settings = experiment.evaluate
@@ -224,7 +259,7 @@ def _check_evaluation(experiment: Experiment, source: Source) -> None:
         raise ValueError("evaluate names no test examples: set evaluate.test, or evaluate=None")
     fitted = source if settings.train is None else settings.train.open()
     test = settings.test.open()
-    if fitted.image_shape != test.image_shape:
+    if image_shape(fitted) != image_shape(test):
         raise ValueError(
             f"evaluate.test has images of {_sides(test)}, and evaluate.train (the training data, "
             f"where it is not set) of {_sides(fitted)}: set the size of both alike"
@@ -243,4 +278,4 @@ def _check_evaluation(experiment: Experiment, source: Source) -> None:
 
 
 def _sides(source: Source) -> str:
-    return "x".join(map(str, source.image_shape))
+    return "x".join(map(str, image_shape(source)))

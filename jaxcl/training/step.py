@@ -8,12 +8,14 @@ import jax
 import optax
 
 from jaxcl.augment import Views, batch_views
+from jaxcl.data.source import THERE
 from jaxcl.methods import Batch, Method, accumulated_loss_and_grad, cached_loss_and_grad
 from jaxcl.training.layout import Layout
 from jaxcl.training.state import TrainState
 
 HostBatch = Mapping[str, jax.Array]
-"""`image` [N, H, W, C], `index` [N], and `label` [N] where there are labels."""
+"""Fields of the examples, such as `image` [N, H, W, C]; `index` [N]; `label` [N] where there are
+labels."""
 
 
 def step_keys(state: TrainState) -> tuple[jax.Array, jax.Array]:
@@ -58,9 +60,10 @@ def make_step(
         progress = state.step / total_steps
         view_key, method_key = step_keys(state)
         examples = Batch(
-            views=batch_views(views, view_key, batch["image"], batch["index"]),
+            views=batch_views(views, view_key, batch, batch["index"]),
             index=batch["index"],
             label=batch.get("label"),
+            there=_there(views, batch),
         )
         params = layout.whole_params(state.params)
         (loss, (method_state, metrics)), grads = loss_and_grad(
@@ -92,3 +95,9 @@ def make_step(
         return new_state, metrics
 
     return step
+
+
+def _there(views: Views, batch: HostBatch) -> tuple[jax.Array | None, ...] | None:
+    """Of each view, which examples have its field, where the data say so."""
+    found = tuple(batch.get(f"{field}{THERE}") for field in views.of_each)
+    return None if all(where is None for where in found) else found

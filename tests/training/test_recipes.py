@@ -27,7 +27,9 @@ def test_every_method_has_a_recipe_for_imagenet_and_one_for_small_pictures():
     for recipes in (IMAGENET, small):
         there = {type(load_config(path).method) for path in recipes}
         # The method of introductions is one of small pictures: configs/fashion_memory.py.
-        assert every - there - {methods.Method, methods.EncoderMethod} <= {methods.PlainMemory}
+        of_texts = {methods.SimCSE, methods.MultiModal}
+        known = {methods.PlainMemory, methods.Method, methods.EncoderMethod}
+        assert every - there - of_texts <= known
 
 
 @pytest.mark.slow
@@ -50,7 +52,7 @@ def test_a_step_fits_together(path):
         experiment.method, experiment.views, optimizer, total_steps=steps, layout=WholeState(None)
     )
     picture = jax.ShapeDtypeStruct((256, 256, 3), jnp.uint8)
-    state = state_shapes(experiment, picture)
+    state = state_shapes(experiment, {"image": picture})
     batch = {
         "image": jax.ShapeDtypeStruct((BATCH, *picture.shape), picture.dtype),
         "index": jax.ShapeDtypeStruct((BATCH,), jnp.int32),

@@ -64,7 +64,7 @@ def test_a_state_starts_the_same_anywhere_and_its_step_is_traced_once(traces):
         setup = training.set_up(make_probed(run))
         state = setup.start()
         started = name_leaves(setup.fetch(state))
-        alone = start_state(setup.experiment, setup.facts.image, classes=10)
+        alone = start_state(setup.experiment, setup.facts.shapes, classes=10)
         for name, leaf in name_leaves(alone).items():
             np.testing.assert_allclose(started[name], leaf, rtol=1e-6, err_msg=f"{way}: {name}")
         batch, losses = batch_of(setup), []
@@ -89,9 +89,9 @@ def test_no_array_of_it_is_weakly_typed():
 
 def test_its_shapes_are_known_before_it_is_made():
     experiment = make_probed(Run(devices=1))
-    image = training.set_up(experiment).facts.image
-    shapes = name_leaves(state_shapes(experiment, image, classes=10))
-    state = name_leaves(start_state(experiment, image, classes=10))
+    inputs = training.set_up(experiment).facts.shapes
+    shapes = name_leaves(state_shapes(experiment, inputs, classes=10))
+    state = name_leaves(start_state(experiment, inputs, classes=10))
     assert {name: (x.shape, x.dtype) for name, x in shapes.items()} == {
         name: (x.shape, x.dtype) for name, x in state.items()
     }
