@@ -26,7 +26,11 @@ from jaxcl.evaluation.report import (
     report_markdown,
     report_table,
 )
-from jaxcl.evaluation.retrieval import mean_average_precision_at_r, recall_at_k
+from jaxcl.evaluation.retrieval import (
+    mean_average_precision_at_r,
+    mean_reciprocal_rank,
+    recall_at_k,
+)
 from jaxcl.evaluation.whitening import Whitening, fit_whitening
 
 __all__ = [
@@ -50,6 +54,7 @@ __all__ = [
     "lidar",
     "linear_probe",
     "mean_average_precision_at_r",
+    "mean_reciprocal_rank",
     "measure_representations",
     "nearest_class_mean",
     "nearest_neighbours",

@@ -8,12 +8,14 @@ from PIL import Image, ImageDraw
 
 from jaxcl.augment import Compose, Normalize, Transform, Views, batch_views
 from jaxcl.data import Source
+from jaxcl.data.source import inputs_of
 
 _LEAST_SIDE, _GAP, _HEAD = 64, 6, 18  # pixels
 
 
 def contact_sheet(source: Source, views: Views, *, examples: int = 8, seed: int = 0) -> Image.Image:
-    """Draws a row for each of some examples: the picture as read, then each of its views.
+    """Draws a row for each of some examples: the picture as read, then each of its views, those of
+    other fields left out.
 
     The examples lie evenly over the source, so that a folder shows more than its first class. All
     are drawn at one scale, so that small crops are small; normalization is undone.
@@ -28,14 +30,19 @@ def contact_sheet(source: Source, views: Views, *, examples: int = 8, seed: int 
       An RGB picture.
 
     Raises:
-      ValueError: if `examples` is out of range.
+      ValueError: if `examples` is out of range, or records or views are of no images.
     """
     if not 1 <= examples <= len(source):
         raise ValueError(
             f"examples is {examples}, expected 1 to {len(source)}, as many as there are"
         )
+    views.check_fields(first := inputs_of(source[0]))
+    of_images = [name for name in views.of_each if first[name].ndim == 3]
+    if not of_images:
+        raise ValueError(f"views are of {', '.join(views.of_each)}, none of which is an image")
+    views = views.of_field(of_images[0])
     numbers = np.arange(examples) * len(source) // examples
-    images = np.stack([source[number]["image"] for number in numbers.tolist()])
+    images = np.stack([source[number][of_images[0]] for number in numbers.tolist()])
     drawn = batch_views(views, jax.random.key(seed), images, numbers)
     shown = [
         _denormalized(view, np.asarray(rows)) for view, rows in zip(views.views, drawn, strict=True)

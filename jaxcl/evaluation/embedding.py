@@ -20,7 +20,7 @@ from jaxcl.augment import (
     to_float,
 )
 from jaxcl.data import Source, sequential_batches
-from jaxcl.methods import Method
+from jaxcl.methods import Method, MultiModal
 from jaxcl.training import RestoredRun, TrainState, UserError, view_shapes
 
 _RAW_SIDE = 32  # raw input is compared at no more than this many pixels a side
@@ -43,12 +43,19 @@ class Embedding:
     arrays: Any = ()
 
     @classmethod
-    def of_encoder(cls, run: RestoredRun, state: TrainState) -> "Embedding":
-        """The features of the run's encoder at that state."""
+    def of_encoder(
+        cls, run: RestoredRun, state: TrainState, *, project: bool = False
+    ) -> "Embedding":
+        """The features of the run's encoder of images at that state; with `project`, where it has
+        several towers, embeddings in their common space."""
         method: Method = run.experiment.method
+        embed: Callable[..., jax.Array] = method.embed
+        if isinstance(method, MultiModal):
+            tower = method.towers[run.experiment.views.of_each.index(run.image_field)].name
+            embed = functools.partial(method.embed, tower=tower, project=project)
         return cls(
-            evaluation_view(run.experiment.views, run.image),
-            lambda arrays, images: method.embed(arrays[0], arrays[1], images),
+            evaluation_view(run.experiment.views, run.image, run.image_field),
+            lambda arrays, images: embed(arrays[0], arrays[1], images),
             jax.device_put((state.params, state.method)),
         )
 
@@ -84,7 +91,7 @@ def _embed(prepare: Prepare, features: Features, arrays: Any, images: jax.Array)
     return features(arrays, jax.vmap(prepare)(images))
 
 
-def evaluation_view(views: Views, image: jax.ShapeDtypeStruct) -> Prepare:
+def evaluation_view(views: Views, image: jax.ShapeDtypeStruct, field: str = "image") -> Prepare:
     """What an image passes before the encoder when nothing is random.
 
     The middle of the image at the size of the training views, with their normalization.
@@ -92,14 +99,16 @@ def evaluation_view(views: Views, image: jax.ShapeDtypeStruct) -> Prepare:
     Args:
       views: the training views.
       image: shape and type of a training image.
+      field: the field of these images.
 
     Returns:
       A function of one image [H, W, C], of that shape or another; one channel becomes three, and
       three one, where training images have those.
     """
-    _, height, width, _ = view_shapes(views, image)[0].shape
+    first, *_ = views.of_field(field).views
+    _, height, width, _ = view_shapes(Views((first,)), {"image": image})[0].shape
     size = (height, width)
-    normalize = [step for step in flatten(views.views[0]) if isinstance(step, Normalize)]
+    normalize = [step for step in flatten(first) if isinstance(step, Normalize)]
 
     def prepare(picture: jax.Array) -> jax.Array:
         picture = to_float(picture)

@@ -22,6 +22,7 @@ from jaxcl.augment import (
     batch_views,
 )
 from jaxcl.data import Batches, Source
+from jaxcl.data.source import image_shape
 from jaxcl.evaluation.embedding import flatten
 from jaxcl.methods.networks import forward
 from jaxcl.training import AdamW, Optimizer, UserError
@@ -248,7 +249,7 @@ def fine_tune(
 
 def view_shape(view: Compose, source: Source) -> jax.ShapeDtypeStruct:
     """Shape [1, H, W, C] and type of a view of a source's images."""
-    image = jax.ShapeDtypeStruct(source.image_shape, jnp.float32)
+    image = jax.ShapeDtypeStruct(image_shape(source), jnp.float32)
     drawn = jax.eval_shape(view, jax.random.key(0), image)
     return jax.ShapeDtypeStruct((1, *drawn.shape), drawn.dtype)
 
@@ -280,7 +281,7 @@ def _step(
     key: jax.Array,
 ) -> tuple[Weights, optax.OptState, jax.Array]:
     networks = dict(plan.networks)
-    (images,) = batch_views(Views((plan.view,)), key, batch["image"], batch["index"])
+    (images,) = batch_views(Views((plan.view,)), key, batch, batch["index"])
     shape = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
     optimizer = plan.optimizer(layer_depths(networks, weights.params, shape))
 

@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxcl.evaluation.blocks import normalized_rows
 from jaxcl.evaluation.knn import nearest_neighbours
 from jaxcl.evaluation.validation import as_features, as_labels, check_count
 
@@ -62,6 +63,51 @@ def recall_at_k(
     )
     matches = kept_ids[nearest] == probe_ids[:, None]  # [M, max(ks)]
     return {int(k): float(matches[:, :k].any(axis=1).mean()) for k in ks}
+
+
+def mean_reciprocal_rank(
+    queries: ArrayLike,
+    gallery: ArrayLike,
+    *,
+    query_ids: ArrayLike | None = None,
+    gallery_ids: ArrayLike | None = None,
+    block_size: int = 512,
+) -> float:
+    """Mean over queries of 1 / rank of the first match among the whole gallery, by cosine.
+
+    Matches and the order of equal similarities are as in `recall_at_k`.
+
+    Args:
+      queries: [M, D].
+      gallery: [N, D]; N = M without ids.
+      query_ids: [M] integers or strings, with `gallery_ids`.
+      gallery_ids: [N].
+      block_size: queries at a time; an array of so many rows of N is held.
+
+    Returns:
+      0 to 1.
+
+    Raises:
+      ValueError: as `recall_at_k`.
+
+    Example:
+      >>> mean_reciprocal_rank([[1.0, 0.0], [1.0, 0.1]], [[1.0, 0.2], [0.9, 0.1]])
+      0.75
+    """
+    kept = as_features("gallery", gallery)
+    probes = as_features("queries", queries, width=kept.shape[1])
+    probe_ids, kept_ids = _matching_ids(query_ids, gallery_ids, len(probes), len(kept))
+    kept, probes = normalized_rows(kept), normalized_rows(probes)
+    reciprocal = np.zeros(len(probes))
+    for start in range(0, len(probes), block_size):
+        rows = slice(start, start + block_size)
+        similarities = probes[rows] @ kept.T  # [block, N]
+        matches = kept_ids == probe_ids[rows, None]
+        best = np.where(matches, similarities, -np.inf).argmax(1)[:, None]
+        of_best = np.take_along_axis(similarities, best, 1)
+        earlier = (similarities == of_best) & (np.arange(len(kept)) < best)
+        reciprocal[rows] = 1 / (1 + ((similarities > of_best) | earlier).sum(1))
+    return float(reciprocal.mean())
 
 
 def mean_average_precision_at_r(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import methodcaller
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +13,12 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from jaxcl.augment import batch_views
+from jaxcl.augment import Views, batch_views
 from jaxcl.data import Arrays, ArraySource, Folder, Source, SourceConfig
 from jaxcl.data.decoding import UndecodableImage, decode
+from jaxcl.data.source import image_shape
 from jaxcl.evaluation.embedding import Embedding, embed_source, read_batches
+from jaxcl.evaluation.fields import NotCounted, counted_fields, encoded_fields
 from jaxcl.evaluation.knn import knn_accuracy, knn_classify, nearest_neighbours
 from jaxcl.evaluation.linear import fit_linear, linear_probe
 from jaxcl.evaluation.neighbours import neighbour_sheet
@@ -34,9 +37,11 @@ from jaxcl.evaluation.robustness import (
     measure_robustness,
 )
 from jaxcl.evaluation.whitening import fit_whitening
+from jaxcl.extras import MissingExtra
 from jaxcl.training import (
     Evaluate,
     Experiment,
+    FieldFeatures,
     RestoredRun,
     RunDirectory,
     UserError,
@@ -78,11 +83,57 @@ def evaluate_run(
     check_writable(directory)
     try:
         return _evaluate(run, directory, severities)
-    except ValueError as error:
+    except (ValueError, MissingExtra) as error:
         raise UserError(f"cannot evaluate {directory}: {error}") from error
 
 
 def _evaluate(run: RestoredRun, directory: Path, severities: Sequence[int]) -> str:
+    experiment = run.experiment
+    if not experiment.tasks:
+        return _evaluate_by_labels(run, directory, severities)
+    parts = []
+    if experiment.evaluate is not None:
+        parts.append(_evaluate_by_labels(run, directory, severities))
+    else:
+        parts += _passed_over(run)
+    figures = _measure_tasks(run)
+    path = RunDirectory(directory).tasks
+    write_durably(path, json.dumps({"step": run.step, "tasks": figures}, indent=2) + "\n")
+    parts += [_describe_task(name, found) for name, found in figures.items()]
+    return "\n\n".join([*parts, f"Figures of tasks: {path}"])
+
+
+def _measure_tasks(run: RestoredRun) -> dict[str, dict[str, dict[str, float]]]:
+    """Figures by task, representation and name."""
+    representations: dict[str, FieldFeatures] = {}
+    texts = tuple(name for name, one in run.inputs.items() if one.dtype == np.int32)
+    if texts:
+        representations["counted tokens (TF-IDF)"] = counted_fields(
+            _open(run.experiment.data), texts
+        )
+    before = "as given" if run.experiment.start else "untrained"
+    representations[f"{before} encoder"] = encoded_fields(
+        run, start_state(run.experiment, run.inputs)
+    )
+    representations["trained encoder"] = encoded_fields(run, run.state)
+    figures: dict[str, dict[str, dict[str, float]]] = {}
+    for task in run.experiment.tasks:
+        figures[task.name] = {}
+        for name, features in representations.items():
+            try:
+                figures[task.name][name] = task.measure(features)
+            except NotCounted:
+                continue  # of an image no tokens are counted
+    return figures
+
+
+def _describe_task(name: str, found: Mapping[str, Mapping[str, float]]) -> str:
+    figures = list(next(iter(found.values())))
+    rows = [[figure, *(f"{values[figure]:.3f}" for values in found.values())] for figure in figures]
+    return f"{name}:\n\n{markdown_table(['', *found], rows)}"
+
+
+def _evaluate_by_labels(run: RestoredRun, directory: Path, severities: Sequence[int]) -> str:
     settings, train_source, test_source = open_parts(run, directory)
     if severities:
         check_severities(severities)
@@ -92,7 +143,7 @@ def _evaluate(run: RestoredRun, directory: Path, severities: Sequence[int]) -> s
     transfers = _open_transfers(run, settings)
     encoders = {
         "raw input": Embedding.of_pixels(),
-        "untrained encoder": Embedding.of_encoder(run, start_state(run.experiment, run.image)),
+        "untrained encoder": Embedding.of_encoder(run, start_state(run.experiment, run.inputs)),
         "trained encoder": Embedding.of_encoder(run, run.state),
     }
     train = embed_source(encoders, train_source, settings.batch_size)
@@ -157,7 +208,8 @@ def embed_run(
     """Writes the features of images to an .npz file.
 
     It holds `features` [N, F], `names` [N], and `replaced` [N], true where an image did not decode
-    and the row is that of the next one that did.
+    and the row is that of the next one that did; and where the images lie, for `jaxcl search`. Of a
+    run with several towers features are embeddings in their common space.
 
     Args:
       directory: a run directory with at least one checkpoint.
@@ -193,19 +245,26 @@ def embed_run(
         opened = _one_picture(source, size, channels)
     else:
         opened = _open(Folder(str(source), size=size, channels=1 if channels == 1 else 3))
-    if opened.image_shape[-1] != channels:
+    if image_shape(opened)[-1] != channels:
         raise UserError(
-            f"{source} holds images of {opened.image_shape[-1]} channels; the run was trained on "
+            f"{source} holds images of {image_shape(opened)[-1]} channels; the run was trained on "
             f"{channels}"
         )
-    embedding = Embedding.of_encoder(run, run.state)
+    embedding = Embedding.of_encoder(run, run.state, project=True)
     features, replaced = [], []
     for batch in read_batches(opened, batch_size, "embedding"):
         features.append(embedding(batch["image"], batch_size))
         replaced.append(batch["replaced"])
     everything, bad = np.concatenate(features), np.concatenate(replaced)
     names = np.array(list(opened.names))
-    write_durably(out, lambda file: np.savez(file, features=everything, names=names, replaced=bad))
+    arrays: dict[str, Any] = {
+        "features": everything,
+        "names": names,
+        "replaced": bad,
+        "source": np.array(str(source.absolute())),
+        "array": np.array(array),
+    }
+    write_durably(out, lambda file: np.savez(file, **arrays))
     written = f"{len(everything)} x {everything.shape[1]} features of step {run.step}: {out}"
     if bad.any():
         written += f" ({bad.sum()} did not decode: see the array `replaced`)"
@@ -233,7 +292,7 @@ def _open_transfers(run: RestoredRun, settings: Evaluate) -> dict[str, tuple[Sou
     channels = run.image.shape[-1]
     for name, sources in opened.items():
         for source in sources:
-            found = source.image_shape[-1]
+            found = image_shape(source)[-1]
             if found != channels and {found, channels} != {1, 3}:
                 raise UserError(
                     f"evaluate.transfer {name!r} holds images of {found} channels, the run was "
@@ -312,7 +371,9 @@ def _view_features(
     """Features of training views of some test examples, full-size ones: for alignment and LiDAR."""
     count = min(_ALIGNED, len(source))
     images = np.stack([source[record]["image"] for record in range(count)])
-    recipe = run.experiment.views
+    recipe = run.experiment.views.of_field(run.image_field)
+    if len(recipe.views) == 1:  # of several modalities: two draws of the one
+        recipe = Views(recipe.views * 2)
     draw = jax.jit(lambda key, x: batch_views(recipe, key, x, jnp.arange(count))[:2])
     programs = {name: jax.jit(embedding.features) for name, embedding in embeddings.items()}
     features: dict[str, list[np.ndarray]] = {name: [] for name in embeddings}
@@ -357,7 +418,7 @@ def _draw_neighbours(
     path: Path, train_source: Source, test_source: Source, train: np.ndarray, test: np.ndarray
 ) -> None:
     """One row for each of a few test examples, spread evenly over them."""
-    if train_source.image_shape[-1] not in (1, 3):
+    if image_shape(train_source)[-1] not in (1, 3):
         return
     rows = np.linspace(0, len(test) - 1, min(_SHEET_ROWS, len(test))).astype(int)
     k = min(_SHEET_COLUMNS, len(train))

@@ -10,7 +10,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from jaxcl.data import Record, Source
+from jaxcl.data import Source
+from jaxcl.data.parts import Subset
 from jaxcl.evaluation.embedding import Embedding, embed_source, evaluation_view
 from jaxcl.evaluation.fine_tuning import (
     FineTuning,
@@ -54,28 +55,6 @@ class LabelShare:
     """Of the run's encoder, fine-tuned."""
     from_scratch: tuple[float, ...]
     """Of the untrained encoder, trained in the same way."""
-
-
-class Subset:
-    """Some records of a source, as a source."""
-
-    def __init__(self, source: Source, records: np.ndarray) -> None:
-        self._source, self._records = source, records
-        self.image_shape = source.image_shape
-        self.label_names = source.label_names
-        self.labels = None if source.labels is None else np.asarray(source.labels)[records]
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __getitem__(self, record: int) -> Record:
-        return self._source[int(self._records[record])]
-
-    @property
-    def names(self) -> Sequence[str]:
-        """A name for each record."""
-        names = self._source.names
-        return [names[record] for record in self._records]
 
 
 def labels_per_class(labels: np.ndarray, share: float) -> int:
@@ -209,10 +188,10 @@ class _Comparison:
         self.view = light_view(run.experiment.views)
         self.starts = {
             "fine_tuned": self._start(run.state),
-            "from_scratch": self._start(start_state(run.experiment, run.image)),
+            "from_scratch": self._start(start_state(run.experiment, run.inputs)),
         }
         self.classifier = Embedding(
-            evaluation_view(run.experiment.views, run.image),
+            evaluation_view(run.experiment.views, run.image, run.image_field),
             lambda weights, images: class_logits(self.networks, weights, images)[0],
         )
         frozen = {"": Embedding.of_encoder(run, run.state)}

@@ -4,7 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxcl.evaluation import knn_accuracy, mean_average_precision_at_r, recall_at_k
+from jaxcl.evaluation import (
+    knn_accuracy,
+    mean_average_precision_at_r,
+    mean_reciprocal_rank,
+    recall_at_k,
+)
 
 ROOT = Path(__file__).parents[2]
 SHARED_DATA = Path(os.environ.get("JAXCL_SHARED_DATA", ROOT.parent / "shared" / "data"))
@@ -134,3 +139,21 @@ def test_mean_average_precision_is_the_loop(block_size):
 def test_without_two_of_a_class_there_is_no_precision():
     with pytest.raises(ValueError, match="no class has two rows"):
         mean_average_precision_at_r(np.eye(3), [0, 1, 2])
+
+
+def test_mean_reciprocal_rank_is_the_loop():
+    random = np.random.default_rng(5)
+    queries, gallery = random.normal(size=(40, 6)), random.normal(size=(70, 6))
+    gallery[30] = gallery[3]  # equal similarities: the lower row first
+    ids = random.integers(0, 12, 40), np.concatenate([np.arange(12), random.integers(0, 12, 58)])
+    expected = []
+    for query, own in zip(queries, ids[0], strict=True):
+        cosines = gallery @ query / np.linalg.norm(gallery, axis=1)
+        order = np.argsort(-cosines.astype(np.float32), kind="stable")
+        expected.append(1 / (1 + np.flatnonzero(ids[1][order] == own)[0]))
+    for block_size in (7, 512):
+        found = mean_reciprocal_rank(
+            queries, gallery, query_ids=ids[0], gallery_ids=ids[1], block_size=block_size
+        )
+        np.testing.assert_allclose(found, np.mean(expected), rtol=1e-6)
+    assert mean_reciprocal_rank(np.ones((5, 3)), np.ones((5, 3))) == np.mean(1 / np.arange(1, 6))

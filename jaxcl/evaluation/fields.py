@@ -1,0 +1,135 @@
+"""Features of one field of all records: by a run's encoder, and by counting tokens."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcl.augment import to_float
+from jaxcl.data import Source
+from jaxcl.data.source import inputs_of
+from jaxcl.evaluation.embedding import evaluation_view, read_batches
+from jaxcl.methods import MultiModal
+from jaxcl.training import FieldFeatures, RestoredRun, TrainState
+
+
+def encoded_fields(run: RestoredRun, state: TrainState, *, batch_size: int = 128) -> FieldFeatures:
+    """The features of a run's encoder at a state: of several towers, embeddings in their space.
+
+    Args:
+      run: the run.
+      state: of its parameters.
+      batch_size: rows at once.
+
+    Returns:
+      features(source, field) -> [N, F], or [N, C, F] of several texts a record, 0 where there is
+      none.
+    """
+    method = run.experiment.method
+    of_views = run.experiment.views.of_each
+    prepare: Callable[[jax.Array], jax.Array] = to_float
+    if any(len(one.shape) == 3 for one in run.inputs.values()):
+        prepare = evaluation_view(run.experiment.views, run.image, run.image_field)
+    arrays = jax.device_put((state.params, state.method))
+
+    @functools.partial(jax.jit, static_argnames="tower")
+    def encode(arrays: Any, rows: jax.Array, tower: str | None) -> jax.Array:
+        if not jnp.issubdtype(rows.dtype, jnp.int32):
+            rows = jax.vmap(prepare)(rows)
+        params, of_method = arrays
+        if tower is not None and isinstance(method, MultiModal):
+            return method.embed(params, of_method, rows, tower=tower, project=True)
+        return method.embed(params, of_method, rows)
+
+    def features(source: Source, field: str) -> np.ndarray:
+        known = inputs_of(source[0])
+        if field not in known:
+            raise ValueError(f"records have no field {field!r}: they have {', '.join(known)}")
+        tower = None
+        if isinstance(method, MultiModal):
+            names = dict(zip(of_views, [tower.name for tower in method.towers], strict=True))
+            if field not in names:
+                raise ValueError(
+                    f"the run has no tower for the field {field!r}, its views are of "
+                    f"{', '.join(of_views)}"
+                )
+            tower = names[field]
+        parts = []
+        for batch in read_batches(source, min(batch_size, len(source)), "embedding"):
+            rows = batch[field]
+            several = rows.shape[:2] if rows.dtype == np.int32 and rows.ndim == 3 else ()
+            if several:
+                rows = rows.reshape(-1, rows.shape[-1])
+            found = np.concatenate(
+                [
+                    _padded(encode, arrays, rows[start : start + batch_size], batch_size, tower)
+                    for start in range(0, len(rows), batch_size)
+                ]
+            )
+            if several:
+                there = np.any(rows >= 0, axis=1, keepdims=True)
+                found = np.where(there, found, 0).reshape(*several, -1)
+            parts.append(found)
+        return np.concatenate(parts)
+
+    return features
+
+
+_MOST_COUNTS = 5 * 10**8  # numbers held at once, 2 GB
+
+
+class NotCounted(ValueError):
+    """A field that holds no tokens, or of another tokenizer."""
+
+
+def counted_fields(source: Source, fields: tuple[str, ...]) -> FieldFeatures:
+    """Counts of tokens, each weighed by how rare it is in a source (TF-IDF): without any training.
+
+    Args:
+      source: training examples, of which some are counted.
+      fields: its fields of texts.
+
+    Returns:
+      features(source, field) -> [N, vocabulary], or [N, C, vocabulary] of several texts a record.
+    """
+    from sklearn.feature_extraction.text import TfidfTransformer
+
+    vocabulary = getattr(source, "vocabulary", 0)
+    some = np.linspace(0, len(source) - 1, min(len(source), 5000)).astype(int).tolist()
+    seen = [
+        text for record in some for field in fields for text in np.atleast_2d(source[record][field])
+    ]
+    weigh = TfidfTransformer(sublinear_tf=True).fit(_counts(np.stack(seen), vocabulary))
+
+    def features(source: Source, field: str) -> np.ndarray:
+        rows = np.stack([source[record][field] for record in range(len(source))])
+        flat = rows.reshape(-1, rows.shape[-1])
+        if rows.dtype != np.int32 or flat.max(initial=0) >= vocabulary:
+            raise NotCounted(f"field {field!r} holds no tokens of the training data's tokenizer")
+        if len(flat) * vocabulary > _MOST_COUNTS:
+            raise NotCounted(f"{len(flat)} texts are too many to count {vocabulary} tokens in each")
+        weighed = weigh.transform(_counts(flat, vocabulary)).toarray().astype(np.float32)
+        return weighed.reshape(*rows.shape[:-1], vocabulary)
+
+    return features
+
+
+def _counts(tokens: np.ndarray, vocabulary: int) -> Any:
+    """[N, vocabulary], sparse: how often each token stands in each text."""
+    from scipy.sparse import coo_array
+
+    row, place = np.nonzero(tokens >= 0)
+    shape = (len(tokens), vocabulary)
+    counts = coo_array((np.ones(len(row), np.float32), (row, tokens[row, place])), shape=shape)
+    return counts.tocsr()
+
+
+def _padded(
+    encode: Any, arrays: Any, rows: np.ndarray, batch_size: int, tower: str | None
+) -> np.ndarray:
+    padding = [(0, batch_size - len(rows)), *[(0, 0)] * (rows.ndim - 1)]
+    full = np.pad(rows, padding, mode="edge")
+    return np.asarray(encode(arrays, full, tower=tower))[: len(rows)]

@@ -1,0 +1,193 @@
+"""What a config asks to be measured of features, beside labels: similarity of texts, retrieval from
+one field to another, classes by their names."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxcl.data import Source, SourceConfig, Texts, Tokenizer, pad_tokens
+from jaxcl.data.source import inputs_of
+from jaxcl.data.tables import read_columns
+from jaxcl.evaluation.geometry import alignment, uniformity
+from jaxcl.evaluation.retrieval import mean_reciprocal_rank, recall_at_k
+from jaxcl.training.experiment import FieldFeatures, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Similarity(Task):
+    """Whether the cosine of two texts follows what people say of their likeness.
+
+    Figures: Spearman's and Pearson's correlation with the scores, -1 to 1.
+    """
+
+    texts: Texts
+    """Pairs of texts, in two columns."""
+    score: str
+    """Name of the column of scores: numbers, larger for more alike."""
+
+    def check(self) -> None:
+        self._open()
+
+    def measure(self, features: FieldFeatures) -> dict[str, float]:
+        from scipy import stats
+
+        source, scores = self._open()
+        first, second = (_unit(features(source, column)) for column in self.texts.columns)
+        cosines = np.sum(first * second, axis=1)
+        return {
+            "spearman": float(stats.spearmanr(cosines, scores).statistic),
+            "pearson": float(stats.pearsonr(cosines, scores).statistic),
+        }
+
+    def _open(self) -> tuple[Source, np.ndarray]:
+        """The pairs and their scores, [N]."""
+        if len(self.texts.columns) != 2:
+            raise ValueError(f"expected two columns of texts, got {', '.join(self.texts.columns)}")
+        path, column = self.texts.path, self.score
+        given = read_columns(path, (column,))[column]
+        try:
+            scores = np.array(given, float)
+        except ValueError as error:
+            raise ValueError(f"column {column!r} of {path} holds no numbers: {error}") from error
+        return dataclasses.replace(self.texts, empty="refuse").open(), scores
+
+
+@dataclasses.dataclass(frozen=True)
+class Retrieval(Task):
+    """Whether one field of a record finds another, among those of all records, both ways.
+
+    Records that share a text are found for one another; of several texts a record (captions in
+    several languages) each is a query, and any is found. Figures: recall at 1, 5 and 10 and mean
+    reciprocal rank, 0 to 1, in either direction; between two modalities also their gap, the
+    distance between the means of their unit embeddings, and alignment and uniformity (Wang & Isola,
+    2020).
+    """
+
+    source: SourceConfig
+    """The records."""
+    first: str
+    """Name of a field."""
+    second: str
+    """Name of another."""
+
+    def check(self) -> None:
+        self._open()
+
+    def _open(self) -> Source:
+        source = self.source.open()
+        fields = inputs_of(source[0])
+        for name in (self.first, self.second):
+            if name not in fields:
+                raise ValueError(f"records have no field {name!r}: they have {', '.join(fields)}")
+        return source
+
+    def measure(self, features: FieldFeatures) -> dict[str, float]:
+        source = self._open()
+        groups = getattr(source, "groups", None)
+        groups = np.arange(len(source)) if groups is None else groups
+        rows, ids = {}, {}
+        for name in (self.first, self.second):
+            rows[name], ids[name] = _flat(features(source, name), groups)
+        figures: dict[str, float] = {}
+        for queries, found in ((self.first, self.second), (self.second, self.first)):
+            probes = np.isin(ids[queries], ids[found])
+            options: dict[str, Any] = {"query_ids": ids[queries][probes], "gallery_ids": ids[found]}
+            two = rows[queries][probes], rows[found]
+            ks = [k for k in (1, 5, 10) if k <= len(two[1])]
+            recalls = recall_at_k(*two, ks=ks, **options)
+            figures |= {f"{queries} to {found}, R@{k}": value for k, value in recalls.items()}
+            figures[f"{queries} to {found}, MRR"] = mean_reciprocal_rank(*two, **options)
+        first, second = (_unit(rows[name]) for name in (self.first, self.second))
+        figures["gap"] = float(np.linalg.norm(first.mean(0) - second.mean(0)))
+        if len(first) == len(second):
+            figures["alignment"] = alignment(first, second)
+        for name, unit in ((self.first, first), (self.second, second)):
+            figures[f"uniformity of {name}"] = uniformity(unit)
+        return figures
+
+
+@dataclasses.dataclass(frozen=True)
+class ZeroShot(Task):
+    """Classes told by their names: an example is of the class whose prompts are most like it
+    (Radford et al., 2021, section 3.1).
+
+    A class's embedding is the mean of those of its prompts, each of unit length. Figures: accuracy,
+    the best class right or one of the five best, 0 to 1.
+    """
+
+    source: SourceConfig
+    """Labelled records, whose labels have names."""
+    field: str
+    """Name of the field that is classified."""
+    tokenizer: str
+    """A tokenizer.json, or the folder of a model with one."""
+    text: str
+    """Name of the field whose tower takes the prompts."""
+    templates: tuple[str, ...] = ("{}",)
+    """Prompts, in which {} stands for the class's name."""
+    names: tuple[str, ...] = ()
+    """Names of the classes, in the order of the labels; none: those of the source."""
+
+    def check(self) -> None:
+        self._open()
+        Tokenizer.load(self.tokenizer)
+
+    def _open(self) -> tuple[Source, Sequence[str]]:
+        """The records, and the names of their classes."""
+        source = self.source.open()
+        names = self.names or source.label_names
+        if source.labels is None or not names:
+            raise ValueError("the source has no labels with names: name them, or give names")
+        if int(source.labels.max()) >= len(names):
+            raise ValueError(f"labels go to {source.labels.max()}, and {len(names)} have names")
+        if not self.templates or any("{}" not in template for template in self.templates):
+            raise ValueError("each of the templates needs {} where the class's name stands")
+        return source, names
+
+    def measure(self, features: FieldFeatures) -> dict[str, float]:
+        source, names = self._open()
+        tokenizer = Tokenizer.load(self.tokenizer)
+        prompts = [template.format(name) for name in names for template in self.templates]
+        tokens = tokenizer(prompts).texts
+        embedded = features(_Prompts(self.text, pad_tokens(tokens)), self.text)
+        classes = _unit(embedded).reshape(len(names), len(self.templates), -1).mean(1)
+        scores = _unit(features(source, self.field)) @ _unit(classes).T
+        order = np.argsort(-scores, axis=1, kind="stable")
+        right = order == np.asarray(source.labels)[:, None]
+        figures = {"accuracy": float(right[:, 0].mean())}
+        if len(names) > 5:
+            figures["top 5"] = float(right[:, :5].any(1).mean())
+        return figures
+
+
+class _Prompts:
+    """Tokens as a source of one field."""
+
+    labels, label_names = None, None
+
+    def __init__(self, field: str, tokens: np.ndarray):
+        self._field, self._tokens = field, tokens
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def __getitem__(self, record: int) -> dict:
+        return {self._field: self._tokens[record], "replaced": False}
+
+    @property
+    def names(self) -> Sequence[str]:
+        return [str(number) for number in range(len(self))]
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
+
+
+def _flat(rows: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows [M, D] and whose they are [M]: of several texts a record, those that are there."""
+    if rows.ndim == 2:
+        return rows, groups
+    there = np.abs(rows).max(2) > 0
+    return rows[there], np.repeat(groups[:, None], rows.shape[1], 1)[there]
