@@ -216,6 +216,11 @@ BAD_INPUT = {
     "directory that is no run": (not_a_run, "not a run directory"),
     "config of a wrong type": (edited_run, "Train.batch_size is 'many', expected int"),
     "config that fails": (failing_config, r"c\.py, line 2: NameError: name 'nonsense'"),
+    "config that fails, from its folder": (
+        lambda folder: ["train", Path(failing_config(folder)[1]).name],
+        r"c\.py, line 2: NameError: name 'nonsense'",
+    ),
+    "an option cut short": (quick("--pop", "x"), "pop"),
     "config that does not exist": (lambda _: ["train", "missing.py"], "missing.py is neither"),
     "unknown option": (
         quick("--method.temprature", "0.1"),

@@ -35,7 +35,7 @@ def load_config(path: Path) -> "Experiment":
             "config(), such as configs/quickstart.py"
         )
     name = f"jaxcl_config_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, path.absolute())
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is not a Python file: a config ends in .py")
     module = importlib.util.module_from_spec(spec)
@@ -62,7 +62,8 @@ def load_config(path: Path) -> "Experiment":
 
 
 def experiment_of(directory: Path, config: str | None) -> "Experiment | None":
-    """That of a run: all as it was trained, its own classes and `evaluate` by its config file.
+    """That of a run: all as it was trained; its config file gives classes of its own, and what to
+    measure.
 
     Returns:
       The experiment; None without a config, for the run's own.
@@ -77,12 +78,15 @@ def experiment_of(directory: Path, config: str | None) -> "Experiment | None":
 
     given = load_config(Path(config))
     trained = RunDirectory(directory).read_experiment(given)
-    return dataclasses.replace(trained, evaluate=given.evaluate)
+    return dataclasses.replace(trained, evaluate=given.evaluate, tasks=given.tasks)
 
 
 def _line_of(error: Exception, path: Path) -> str:
     """Where in the file at `path` an error came up, as ", line 12"."""
+    whole = path.absolute()  # as tracebacks name it
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if Path(frame.filename) == path]
-    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+    lines = [frame.lineno for frame in frames if Path(frame.filename) == whole]
+    if isinstance(error, SyntaxError) and error.filename == str(whole):
+        lines.append(error.lineno)
+    line = lines[-1] if lines else None
     return "" if line is None else f", line {line}"

@@ -6,19 +6,27 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from jaxcl import __version__
-from jaxcl.cli import doctor, embed, evaluate, finetune, plan, train, views
+from jaxcl.cli import doctor, embed, evaluate, finetune, plan, search, tokenizer, train, views
 from jaxcl.cli.exits import SIGNALLED
 from jaxcl.compilation import keep_programs, overlap_exchanges, prefer_fast_convolutions
 
-VERBS = (train, evaluate, finetune, embed, views, doctor, plan)
+VERBS = (train, evaluate, finetune, embed, search, views, tokenizer, doctor, plan)
 """Modules; each has `add`, which adds its parser, and the function that it calls."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Takes options by their whole names: what is cut short may be a dotted option's beginning."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **{**options, "allow_abbrev": False})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit code: 0, 2 for wrong input, 128 + n for signal n."""
-    parser = argparse.ArgumentParser(prog="jaxcl", description="Contrastive learning in JAX.")
+    parser = _Parser(prog="jaxcl", description="Contrastive learning in JAX.")
     parser.add_argument("--version", action="version", version=f"jaxcl {__version__}")
     parser.set_defaults(dotted_options=False)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")

@@ -155,7 +155,7 @@ def _train_here(
     if not speaks:
         return 0
     console.print(f"trained {outcome.step} steps; the run is in {directory}")
-    if experiment.evaluate is None:
+    if experiment.evaluate is None and not experiment.tasks:
         return 0
     console.print("evaluating: raw input, the untrained and the trained encoder ...")
     return evaluate(directory, experiment)
