@@ -100,7 +100,7 @@ BAD = {
     "no such index": (["search", "{run}", "--index", "none.npz", "--query", "a"], "none.npz"),
     "no index": (
         ["search", "{run}", "--index", "{folder}/pictures.npz", "--query", "a"],
-        "holds no features and names",
+        "holds no array 'features'",
     ),
     "no text": (["embed", "{run}", "--text", "{empty}", "--out", "o.npz"], "holds no texts"),
     "no column": (
@@ -111,6 +111,15 @@ BAD = {
         ["embed", "{run}", "{folder}", "--text", "{empty}", "--out", "o.npz"],
         "give one of INPUT",
     ),
+    "the texts themselves": (
+        ["embed", "{run}", "--text", "{copy}", "--out", "{copy}"],
+        "which holds the texts: give another file",
+    ),
+    "no batch": (
+        ["embed", "{run}", "--text", "{empty}", "--out", "o.npz", "--batch-size", "0"],
+        "--batch-size is 0",
+    ),
+    "a damaged index": (["search", "{run}", "--index", "{empty}", "--query", "a"], "is no .npz"),
     "a small vocabulary": (
         ["tokenizer", "{folder}/captions.txt", "--vocabulary", "100", "--out", "o.json"],
         "a bpe needs at least 261",
@@ -132,12 +141,14 @@ def test_bad_commands_are_told_in_a_line(trained, capsys, tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.txt").write_text("\n")
     np.savez(tmp_path / "i.npz", features=np.ones((3, 8), np.float32), names=np.array(["a"] * 3))
+    np.savez(tmp_path / "copy.npz", text=np.array(["no red", "full red"]))
     arguments, words = BAD[case]
     places = {
         "run": folder / "run",
         "folder": folder,
         "index": tmp_path / "i.npz",
         "empty": tmp_path / "empty.txt",
+        "copy": tmp_path / "copy.npz",
     }
     assert main([argument.format(**places) for argument in arguments]) == 2
     said = capsys.readouterr().err

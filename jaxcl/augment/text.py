@@ -85,7 +85,15 @@ class OneOf(Transform):
         return "one of the texts"
 
 
-def texts(views: int = 2, *, field: str = "text", delete: float = 0.0, mask: float = 0.0) -> Views:
+def texts(
+    views: int = 2,
+    *,
+    field: str = "text",
+    delete: float = 0.0,
+    mask: float = 0.0,
+    mask_token: int = 4,
+    keep: tuple[int, ...] = (2, 3),
+) -> Views:
     """Views of one text: tokens deleted, then masked; both left out at 0.
 
     Args:
@@ -93,12 +101,14 @@ def texts(views: int = 2, *, field: str = "text", delete: float = 0.0, mask: flo
       field: of the record that they are of.
       delete: probability of each token.
       mask: probability of each token.
+      mask_token: what stands for it; as `jaxcl tokenizer` makes it. BERT's own is 103.
+      keep: tokens that stay, likewise; BERT's own are (101, 102), CLIP's (49406, 49407).
     """
     steps: list[Transform] = []
     if delete:
-        steps.append(DeleteTokens(delete))
+        steps.append(DeleteTokens(delete, keep=keep))
     if mask:
-        steps.append(MaskTokens(mask))
+        steps.append(MaskTokens(mask, mask=mask_token, keep=keep))
     view = Compose(tuple(steps)) if steps else Unchanged()
     return Views((view,) * views, fields=field)
 

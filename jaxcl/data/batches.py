@@ -4,6 +4,7 @@ background."""
 import collections
 import dataclasses
 import functools
+import itertools
 import multiprocessing
 import os
 import signal
@@ -170,19 +171,22 @@ def _epoch_apart(same: _Same, epoch: int, batch_size: int, seed: int) -> np.ndar
     kept = [records_at(len(groups), at, batch_size=batch_size, seed=seed) for at in steps]
     order = np.concatenate(kept).tolist()
     group_of = groups.tolist()
-    coming, waiting = collections.deque(order), collections.deque[int]()
+    coming = collections.deque(order)
+    waiting: dict[int, collections.deque[int]] = {}  # by group, who came first in front
     batches = []
     for _ in range(per_epoch):
         batch: dict[int, int] = {}  # by group
-        passed_over = []
-        while len(batch) < batch_size and (waiting or coming):
-            record = (waiting or coming).popleft()  # who waits longest comes first
+        for group in list(itertools.islice(waiting, batch_size)):
+            batch[group] = waiting[group].popleft()
+            if not waiting[group]:
+                del waiting[group]
+        while len(batch) < batch_size and coming:
+            record = coming.popleft()
             if group_of[record] in batch:
-                passed_over.append(record)
+                waiting.setdefault(group_of[record], collections.deque()).append(record)
             else:
                 batch[group_of[record]] = record
-        waiting.extendleft(reversed(passed_over))
-        again = iter(order)
+        again = itertools.chain(order, range(len(groups)))
         while len(batch) < batch_size:
             record = next(again)
             batch.setdefault(group_of[record], record)
@@ -257,8 +261,11 @@ def read_batch(
     batch = {name: np.stack([record[name] for record in read]) for name in inputs_of(read[0])}
     for name in [name for name in read[0] if name.endswith(THERE)]:
         batch[name] = np.array([record[name] for record in read], bool)
-    for name, lengths in (getattr(source, "lengths", None) or {}).items():
-        longest = int(lengths[list(records) if together is None else together].max())
+    of_fields = getattr(source, "lengths", None) or {}
+    rows = list(records) if together is None else together
+    # One length for all fields: each of its own would be a program for every combination.
+    longest = max((int(lengths[rows].max()) for lengths in of_fields.values()), default=0)
+    for name in of_fields:
         batch[name] = batch[name][..., : bucket_length(longest, batch[name].shape[-1])]
     batch["index"] = np.asarray(records, np.int32)
     batch["replaced"] = np.array([record["replaced"] for record in read], bool)

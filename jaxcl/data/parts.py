@@ -51,7 +51,15 @@ class PairedSource:
         self.lengths: dict[str, np.ndarray] = {}
         for source in sources:
             self.lengths |= getattr(source, "lengths", None) or {}
-        self.vocabulary = max((getattr(source, "vocabulary", 0) for source in sources), default=0)
+        self.vocabulary: dict[str, int] = {}
+        for source in sources:
+            self.vocabulary |= getattr(source, "vocabulary", None) or {}
+            skipped = getattr(source, "skipped", 0)
+            if skipped:
+                raise ValueError(
+                    f"a paired source passed {skipped} empty records over, so its others "
+                    "stand at other numbers: give it empty='keep'"
+                )
         self.notices = tuple(
             notice for source in sources for notice in getattr(source, "notices", ())
         )
@@ -92,7 +100,9 @@ class _Renamed:
         self.labels, self.label_names = source.labels, source.label_names
         lengths: Mapping[str, np.ndarray] = getattr(source, "lengths", None) or {}
         self.lengths = {self._new(field): of_all for field, of_all in lengths.items()}
-        self.vocabulary = getattr(source, "vocabulary", 0)
+        known: Mapping[str, int] = getattr(source, "vocabulary", None) or {}
+        self.vocabulary = {self._new(field): count for field, count in known.items()}
+        self.skipped = getattr(source, "skipped", 0)
         self.notices = getattr(source, "notices", ())
 
     def __len__(self) -> int:
@@ -139,7 +149,7 @@ class Subset:
         self.labels = None if source.labels is None else np.asarray(source.labels)[records]
         lengths: Mapping[str, np.ndarray] = getattr(source, "lengths", None) or {}
         self.lengths = {name: of_all[records] for name, of_all in lengths.items()}
-        self.vocabulary = getattr(source, "vocabulary", 0)
+        self.vocabulary = getattr(source, "vocabulary", None) or {}
         self.notices = getattr(source, "notices", ())
 
     def __len__(self) -> int:
@@ -154,7 +164,7 @@ class Subset:
         names = self._source.names
         return [names[record] for record in self._records.tolist()]
 
-    @property
+    @functools.cached_property
     def groups(self) -> np.ndarray | None:
         """[n], as the whole's."""
         groups = getattr(self._source, "groups", None)

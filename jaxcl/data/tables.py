@@ -123,6 +123,8 @@ def _of_json_lines(path: str, columns: Sequence[str]) -> dict[str, Column]:
         _check_columns(f"{path}, line {number}", columns, list(values))
         for name in columns:
             value = values[name]
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                value = str(value)  # a score or a label
             several = isinstance(value, list) and all(isinstance(one, str) for one in value)
             if not isinstance(value, str) and not several:
                 raise ValueError(
@@ -150,6 +152,8 @@ def _of_npz(path: str, columns: Sequence[str]) -> dict[str, Column]:
     arrays = read_npz(path, columns)
     found: dict[str, Column] = {}
     for name, array in arrays.items():
+        if array.dtype.kind in "iuf" and array.ndim == 1:
+            array = array.astype(str)  # scores or labels
         if array.dtype.kind not in "US" or array.ndim not in (1, 2):
             raise ValueError(
                 f"array {name!r} of {path} is {array.dtype}{list(array.shape)}, expected texts "

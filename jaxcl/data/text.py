@@ -43,8 +43,10 @@ class TextSource:
         what: str = "the texts",
     ):
         self.columns, kept, skipped = _without_empty(columns, empty, what)
-        self.vocabulary = tokenizer.vocabulary
-        """One more than the largest token."""
+        self.vocabulary = dict.fromkeys(self.columns, tokenizer.vocabulary)
+        """By field: one more than the largest token."""
+        self.skipped = skipped
+        """Records that were passed over."""
         self.labels: np.ndarray | None = None
         self.label_names: tuple[str, ...] | None = None
         if labels is not None:
@@ -217,7 +219,8 @@ def _without_empty(
             "fill them, or have them passed over (empty='skip') or kept (empty='keep')"
         )
     kept = np.flatnonzero(there) if empty == "skip" else np.arange(count)
-    if not len(kept):
+    texts = (text for column in columns.values() for row in column for text in row)
+    if not len(kept) or not any(texts):
         raise ValueError(f"{what} holds no texts")
     if len(kept) == count:
         return dict(columns), kept, 0

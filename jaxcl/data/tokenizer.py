@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 NOTHING = -1
 """Stands in a row of tokens where no token does."""
 
+_AT_ONCE = 10_000
 _CLIP_MERGES = 49_152 - 256 - 2
 
 TooLong = Literal["cut", "refuse"]
@@ -119,9 +120,16 @@ class Tokenizer:
         Raises:
           ValueError: where a text has no tokens, or is too long and `too_long` is "refuse".
         """
-        encoded = self.tokenizer.encode_batch(list(texts))
-        found = [np.array(one.ids, np.int32) for one in encoded]
-        long = [row for row, one in enumerate(encoded) if one.overflowing]
+        found: list[np.ndarray] = []
+        long: list[int] = []
+        # Some at a time: the library keeps a hundred times what is wanted of each.
+        for start in range(0, len(texts), _AT_ONCE):
+            for row, one in enumerate(
+                self.tokenizer.encode_batch(list(texts[start : start + _AT_ONCE]))
+            ):
+                found.append(np.array(one.ids, np.int32))
+                if one.overflowing:
+                    long.append(start + row)
         if long and self.too_long == "refuse":
             raise ValueError(
                 f"{len(long)} of {len(found)} texts have more than {self.max_length} tokens, the "

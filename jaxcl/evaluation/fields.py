@@ -1,17 +1,15 @@
 """Features of one field of all records: by a run's encoder, and by counting tokens."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxcl.augment import to_float
 from jaxcl.data import Source
 from jaxcl.data.source import inputs_of
-from jaxcl.evaluation.embedding import evaluation_view, read_batches
+from jaxcl.evaluation.embedding import Prepare, evaluation_view, read_batches
 from jaxcl.methods import MultiModal
 from jaxcl.training import FieldFeatures, RestoredRun, TrainState
 
@@ -30,14 +28,18 @@ def encoded_fields(run: RestoredRun, state: TrainState, *, batch_size: int = 128
     """
     method = run.experiment.method
     of_views = run.experiment.views.of_each
-    prepare: Callable[[jax.Array], jax.Array] = to_float
-    if any(len(one.shape) == 3 for one in run.inputs.values()):
-        prepare = evaluation_view(run.experiment.views, run.image, run.image_field)
+    prepares: dict[str, Prepare] = {
+        name: evaluation_view(run.experiment.views, one, name)
+        for name, one in run.inputs.items()
+        if len(one.shape) == 3 and name in of_views
+    }
     arrays = jax.device_put((state.params, state.method))
 
-    @functools.partial(jax.jit, static_argnames="tower")
-    def encode(arrays: Any, rows: jax.Array, tower: str | None) -> jax.Array:
-        if not jnp.issubdtype(rows.dtype, jnp.int32):
+    @functools.partial(jax.jit, static_argnames=("tower", "prepare"))
+    def encode(
+        arrays: Any, rows: jax.Array, tower: str | None, prepare: Prepare | None
+    ) -> jax.Array:
+        if prepare is not None:
             rows = jax.vmap(prepare)(rows)
         params, of_method = arrays
         if tower is not None and isinstance(method, MultiModal):
@@ -57,6 +59,10 @@ def encoded_fields(run: RestoredRun, state: TrainState, *, batch_size: int = 128
                     f"{', '.join(of_views)}"
                 )
             tower = names[field]
+        prepare = None
+        if known[field].ndim == 3 and known[field].dtype != np.int32:
+            prepare = prepares.get(field, next(iter(prepares.values()), to_float))
+        run_one = functools.partial(encode, tower=tower, prepare=prepare)
         parts = []
         for batch in read_batches(source, min(batch_size, len(source)), "embedding"):
             rows = batch[field]
@@ -65,7 +71,7 @@ def encoded_fields(run: RestoredRun, state: TrainState, *, batch_size: int = 128
                 rows = rows.reshape(-1, rows.shape[-1])
             found = np.concatenate(
                 [
-                    _padded(encode, arrays, rows[start : start + batch_size], batch_size, tower)
+                    _padded(run_one, arrays, rows[start : start + batch_size], batch_size)
                     for start in range(0, len(rows), batch_size)
                 ]
             )
@@ -95,19 +101,24 @@ def counted_fields(source: Source, fields: tuple[str, ...]) -> FieldFeatures:
     Returns:
       features(source, field) -> [N, vocabulary], or [N, C, vocabulary] of several texts a record.
     """
+    from scipy.sparse import vstack
     from sklearn.feature_extraction.text import TfidfTransformer
 
-    vocabulary = getattr(source, "vocabulary", 0)
+    vocabulary = max((getattr(source, "vocabulary", None) or {}).values(), default=0)
     some = np.linspace(0, len(source) - 1, min(len(source), 5000)).astype(int).tolist()
+    records = [source[record] for record in some]
     seen = [
-        text for record in some for field in fields for text in np.atleast_2d(source[record][field])
+        _counts(np.concatenate([np.atleast_2d(record[field]) for record in records]), vocabulary)
+        for field in fields
     ]
-    weigh = TfidfTransformer(sublinear_tf=True).fit(_counts(np.stack(seen), vocabulary))
+    weigh = TfidfTransformer(sublinear_tf=True).fit(vstack(seen))
 
     def features(source: Source, field: str) -> np.ndarray:
+        if source[0][field].dtype != np.int32:
+            raise NotCounted(f"field {field!r} holds no tokens")
         rows = np.stack([source[record][field] for record in range(len(source))])
         flat = rows.reshape(-1, rows.shape[-1])
-        if rows.dtype != np.int32 or flat.max(initial=0) >= vocabulary:
+        if flat.max(initial=0) >= vocabulary:
             raise NotCounted(f"field {field!r} holds no tokens of the training data's tokenizer")
         if len(flat) * vocabulary > _MOST_COUNTS:
             raise NotCounted(f"{len(flat)} texts are too many to count {vocabulary} tokens in each")
@@ -127,9 +138,7 @@ def _counts(tokens: np.ndarray, vocabulary: int) -> Any:
     return counts.tocsr()
 
 
-def _padded(
-    encode: Any, arrays: Any, rows: np.ndarray, batch_size: int, tower: str | None
-) -> np.ndarray:
+def _padded(encode: Any, arrays: Any, rows: np.ndarray, batch_size: int) -> np.ndarray:
     padding = [(0, batch_size - len(rows)), *[(0, 0)] * (rows.ndim - 1)]
     full = np.pad(rows, padding, mode="edge")
-    return np.asarray(encode(arrays, full, tower=tower))[: len(rows)]
+    return np.asarray(encode(arrays, full))[: len(rows)]

@@ -9,15 +9,19 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from jaxcl.data import Arrays, Texts, Tokenizer
+from jaxcl.data.arrays import read_npz
 from jaxcl.data.decoding import UndecodableImage, decode
 from jaxcl.data.tables import read_columns
 from jaxcl.data.tokenizer import pad_tokens
 from jaxcl.evaluation.fields import encoded_fields
 from jaxcl.evaluation.knn import nearest_neighbours
+from jaxcl.evaluation.validation import as_features
 from jaxcl.extras import MissingExtra
 from jaxcl.training import Experiment, RestoredRun, UserError, restore_run
 from jaxcl.training.durable_files import check_writable, write_durably
+from jaxcl.training.experiment import networks_of_fields
 
+_NAME = 200  # characters of a text that an index keeps
 _SIDE, _GAP, _HEAD, _CAPTION = 128, 8, 24, 28  # pixels
 
 
@@ -49,13 +53,17 @@ def text_features(run: RestoredRun, texts: Sequence[str], *, batch_size: int = 1
       UserError: if the run was trained on no texts, or a text has no tokens.
     """
     fields = [name for name, one in run.inputs.items() if one.dtype == np.int32]
-    config = _texts_of(run.experiment.data)
-    if not fields or config is None:
-        raise UserError(f"the run was trained on {', '.join(run.inputs)} and knows no texts")
-    field = next(name for name in run.experiment.views.of_each if name in fields)
+    field = next((name for name in run.experiment.views.of_each if name in fields), None)
+    config = None if field is None else _texts_of(run.experiment.data, field)
+    if field is None or config is None:
+        raise UserError(
+            f"the run was trained on {', '.join(run.inputs)}, and no text among it is of data.Texts"
+        )
+    networks = {of: network for of, _, network in networks_of_fields(run.experiment)}
+    most = getattr(networks[field], "max_length", config.max_length)
     try:
         tokenizer = Tokenizer.load(
-            config.tokenizer, max_length=config.max_length, too_long=config.too_long
+            config.tokenizer, max_length=min(config.max_length, most), too_long=config.too_long
         )
         tokens = tokenizer(texts).texts
         source = _One(field, pad_tokens(tokens))
@@ -73,7 +81,8 @@ def embed_texts(
     batch_size: int = 128,
     experiment: Experiment | None = None,
 ) -> str:
-    """Writes the features of the texts in a file to an .npz: `features` [N, F], `names` [N].
+    """Writes the features of the texts in a file to an .npz: `features` [N, F], `names` [N], the
+    beginning of each text.
 
     Args:
       directory: a run directory with at least one checkpoint.
@@ -92,6 +101,10 @@ def embed_texts(
     """
     if out.suffix != ".npz":
         raise UserError(f"--out is {out}: give a file name that ends in .npz")
+    if batch_size < 1:
+        raise UserError(f"--batch-size is {batch_size}: give at least 1")
+    if out.exists() and path.exists() and out.samefile(path):
+        raise UserError(f"--out is {out}, which holds the texts: give another file")
     out.parent.mkdir(parents=True, exist_ok=True)
     check_writable(out.parent)
     run = restore_run(directory, experiment)
@@ -104,7 +117,7 @@ def embed_texts(
     if not texts:
         raise UserError(f"{path} holds no texts")
     features = text_features(run, texts, batch_size=batch_size)
-    names = np.array(texts)
+    names = np.array([text[:_NAME] for text in texts])  # all as wide as the longest
     write_durably(out, lambda file: np.savez(file, features=features, names=names))
     passed = len(flat) - len(texts)
     said = f" ({passed} empty ones passed over)" if passed else ""
@@ -163,10 +176,12 @@ def search_run(
     if out is not None:
         if "source" not in found:
             raise UserError(f"{index} holds no pictures, so none can be drawn: leave --out away")
-        pictures = [
-            _picture(str(found["source"]), str(found["array"]), row, name)
-            for row, name in zip(rows[0].tolist(), names, strict=True)
-        ]
+        try:
+            pictures = _pictures(str(found["source"]), str(found["array"]), rows[0], names)
+        except (ValueError, LookupError) as error:
+            raise UserError(
+                f"the pictures of {index} are no longer as they were: {error}"
+            ) from error
         sheet = _sheet(pictures, lines, query or str(image))
         write_durably(out, lambda file: sheet.save(file, format="PNG"))
         lines.append(f"Picture: {out}")
@@ -175,14 +190,17 @@ def search_run(
 
 def _read_index(path: Path) -> dict[str, np.ndarray]:
     try:
+        found = {**read_npz(str(path), ("features", "names"))}
         with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name] for name in file.files}
-    except (OSError, ValueError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise UserError(f"{path} is no .npz file: write one with jaxcl embed") from error
-    if not {"features", "names"} <= set(found):
-        raise UserError(f"{path} holds no features and names: write it with jaxcl embed")
+            found |= {name: file[name] for name in ("source", "array") if name in file.files}
+        found["features"] = as_features("features", found["features"])
+    except ValueError as error:
+        raise UserError(f"{error} (an index is written by jaxcl embed)") from error
+    if len(found["features"]) != len(found["names"]):
+        raise UserError(
+            f"{path} holds {len(found['features'])} features and {len(found['names'])} names: "
+            "write it with jaxcl embed"
+        )
     return found
 
 
@@ -196,16 +214,19 @@ def _picture_features(run: RestoredRun, path: Path) -> np.ndarray:
         raise UserError(str(error)) from error
 
 
-def _picture(source: str, array: str, row: int, name: str) -> Image.Image:
-    """A picture of an index, from where it was embedded."""
+def _pictures(source: str, array: str, rows: np.ndarray, names: Sequence[str]) -> list[Image.Image]:
+    """Pictures of an index, from where they were embedded."""
     if source.endswith(".npz"):
-        pixels = Arrays(source, image=array).open().images[row]
+        pixels = Arrays(source, image=array).open().images[rows]
         if pixels.dtype != np.uint8:
             pixels = (255 * pixels).round().astype(np.uint8)
-        return Image.fromarray(pixels.squeeze()).convert("RGB")
-    path = Path(source) / name if Path(source).is_dir() else Path(source)
-    with Image.open(path) as picture:
-        return picture.convert("RGB")
+        return [Image.fromarray(one.squeeze()).convert("RGB") for one in pixels]
+    root = Path(source)
+    pictures = []
+    for name in names:
+        with Image.open(root / name if root.is_dir() else root) as picture:
+            pictures.append(picture.convert("RGB"))
+    return pictures
 
 
 def _sheet(pictures: Sequence[Image.Image], captions: Sequence[str], title: str) -> Image.Image:
@@ -225,14 +246,20 @@ def _sheet(pictures: Sequence[Image.Image], captions: Sequence[str], title: str)
     return sheet
 
 
-def _texts_of(config: Any) -> Texts | None:
-    """The texts within a tree of source configs."""
+def _texts_of(config: Any, field: str) -> Texts | None:
+    """The texts within a tree of source configs that have a field, or the only ones."""
+    every = _all_texts(config)
+    found = [texts for texts in every if field in texts.columns]
+    return found[0] if found else every[0] if len(every) == 1 else None
+
+
+def _all_texts(config: Any) -> list[Texts]:
     if isinstance(config, Texts):
-        return config
+        return [config]
     if isinstance(config, tuple):
         parts: Sequence[Any] = config
     elif dataclasses.is_dataclass(config):
         parts = [getattr(config, field.name) for field in dataclasses.fields(config)]
     else:
-        return None
-    return next((found for part in parts if (found := _texts_of(part)) is not None), None)
+        return []
+    return [texts for part in parts for texts in _all_texts(part)]

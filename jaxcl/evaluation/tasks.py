@@ -12,7 +12,8 @@ from jaxcl.data.source import inputs_of
 from jaxcl.data.tables import read_columns
 from jaxcl.evaluation.geometry import alignment, uniformity
 from jaxcl.evaluation.retrieval import mean_reciprocal_rank, recall_at_k
-from jaxcl.training.experiment import FieldFeatures, Task
+from jaxcl.methods import MultiModal
+from jaxcl.training.experiment import Experiment, FieldFeatures, Task, networks_of_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +28,10 @@ class Similarity(Task):
     score: str
     """Name of the column of scores: numbers, larger for more alike."""
 
-    def check(self) -> None:
-        self._open()
+    def check(self, experiment: Experiment) -> None:
+        source, _ = self._open()
+        for column in self.texts.columns:
+            _check_takes(experiment, source, column)
 
     def measure(self, features: FieldFeatures) -> dict[str, float]:
         from scipy import stats
@@ -72,8 +75,10 @@ class Retrieval(Task):
     second: str
     """Name of another."""
 
-    def check(self) -> None:
-        self._open()
+    def check(self, experiment: Experiment) -> None:
+        source = self._open()
+        for name in (self.first, self.second):
+            _check_takes(experiment, source, name)
 
     def _open(self) -> Source:
         source = self.source.open()
@@ -130,9 +135,10 @@ class ZeroShot(Task):
     names: tuple[str, ...] = ()
     """Names of the classes, in the order of the labels; none: those of the source."""
 
-    def check(self) -> None:
-        self._open()
-        Tokenizer.load(self.tokenizer)
+    def check(self, experiment: Experiment) -> None:
+        source, names = self._open()
+        _check_takes(experiment, source, self.field)
+        _check_takes(experiment, self._prompts(names), self.text)
 
     def _open(self) -> tuple[Source, Sequence[str]]:
         """The records, and the names of their classes."""
@@ -142,16 +148,22 @@ class ZeroShot(Task):
             raise ValueError("the source has no labels with names: name them, or give names")
         if int(source.labels.max()) >= len(names):
             raise ValueError(f"labels go to {source.labels.max()}, and {len(names)} have names")
-        if not self.templates or any("{}" not in template for template in self.templates):
+        if not self.templates or any(template.count("{}") != 1 for template in self.templates):
             raise ValueError("each of the templates needs {} where the class's name stands")
+        if self.field not in inputs_of(source[0]):
+            raise ValueError(f"records have no field {self.field!r}")
         return source, names
+
+    def _prompts(self, names: Sequence[str]) -> Source:
+        """The prompts of all classes, as a source."""
+        tokenizer = Tokenizer.load(self.tokenizer)
+        prompts = [template.replace("{}", name) for name in names for template in self.templates]
+        tokens = pad_tokens(tokenizer(prompts).texts)
+        return _Prompts(self.text, tokens, tokenizer.vocabulary)
 
     def measure(self, features: FieldFeatures) -> dict[str, float]:
         source, names = self._open()
-        tokenizer = Tokenizer.load(self.tokenizer)
-        prompts = [template.format(name) for name in names for template in self.templates]
-        tokens = tokenizer(prompts).texts
-        embedded = features(_Prompts(self.text, pad_tokens(tokens)), self.text)
+        embedded = features(self._prompts(names), self.text)
         classes = _unit(embedded).reshape(len(names), len(self.templates), -1).mean(1)
         scores = _unit(features(source, self.field)) @ _unit(classes).T
         order = np.argsort(-scores, axis=1, kind="stable")
@@ -167,8 +179,9 @@ class _Prompts:
 
     labels, label_names = None, None
 
-    def __init__(self, field: str, tokens: np.ndarray):
+    def __init__(self, field: str, tokens: np.ndarray, vocabulary: int):
         self._field, self._tokens = field, tokens
+        self.vocabulary = {field: vocabulary}
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -191,3 +204,29 @@ def _flat(rows: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]
         return rows, groups
     there = np.abs(rows).max(2) > 0
     return rows[there], np.repeat(groups[:, None], rows.shape[1], 1)[there]
+
+
+def _check_takes(experiment: Experiment, source: Source, field: str) -> None:
+    """Raises where the experiment's encoders do not take a field of a source."""
+    networks = {of: network for of, _, network in networks_of_fields(experiment)}
+    shape = inputs_of(source[0])[field].shape
+    if isinstance(experiment.method, MultiModal) and field not in networks:
+        raise ValueError(
+            f"there is no tower for the field {field!r}: views are of {', '.join(networks)}"
+        )
+    network = networks.get(field, next(iter(networks.values()), None))
+    longest = getattr(network, "max_length", None)
+    tokens = (getattr(source, "vocabulary", None) or {}).get(field)
+    if tokens is None:
+        return
+    if longest is not None and shape[-1] > longest:
+        raise ValueError(
+            f"texts of {field!r} have up to {shape[-1]} tokens, and the encoder takes {longest}: "
+            f"set their max_length to {longest}"
+        )
+    known = getattr(network, "vocabulary", None)
+    if known is not None and tokens > known:
+        raise ValueError(
+            f"the tokenizer of {field!r} has {tokens} tokens and the encoder knows {known}: give "
+            "the tokenizer of the training data"
+        )

@@ -102,8 +102,9 @@ class MultiModal(Method):
     (Zhai et al., 2022) are the case of two (`clip`, `siglip`, `lit`); with an `anchor` all others
     meet that one alone (ImageBind: Girdhar et al., 2023). Each pair learns its own scale, and
     "siglip" its bias. Where an example lacks a modality (`Batch.there`, or a text without tokens),
-    it has no part in the pairs of it. Texts that are the same, token by token, are no negatives of
-    one another.
+    it has no part in the pairs of it, and passes its tower as zeros, which batch statistics count:
+    give such a tower another norm. Texts of a batch that are the same, token by token, are no
+    negatives of one another; of a pair of texts, those of its second.
 
     With a `queue_size`, queries meet keys of slowly moving towers, of this and past batches (MoCo
     over modalities, as ALBEF: Li et al., 2021, section 3.2), so that small batches see many
@@ -139,6 +140,9 @@ class MultiModal(Method):
                 raise ValueError(
                     f"MultiModal: there is no tower {name!r}, the towers are {', '.join(names)}"
                 )
+        pair_names = [pair.name for pair in self.all_pairs]
+        if len({*pair_names}) < len(pair_names):
+            raise ValueError(f"MultiModal: two pairs have one name: {', '.join(pair_names)}")
         for pair in self.all_pairs:
             check_choices(pair)
             if pair.first == pair.second or not pair.weight > 0:
@@ -233,16 +237,22 @@ class MultiModal(Method):
     ) -> tuple[tuple[jax.Array, ...], MultiModalState]:
         """The embeddings of each modality, [N, D]; then the slow towers' of each, [N, D]."""
         _check_views(self, batch)
+        if self.queue_size and batch.there is not None:
+            raise ValueError(
+                "MultiModal: with queues every example has to have every modality, and the data "
+                "say that some have not: set queue_size to 0"
+            )
         draws = batch.draws(key, axis_name)
+        views = [_blank(*view) for view in zip(batch.views, batch.present(), strict=True)]
         embeddings, batch_stats = self._embed_all(
-            params | state.frozen, state.batch_stats, batch.views, axis_name, draws
+            params | state.frozen, state.batch_stats, views, axis_name, draws
         )
         state = dataclasses.replace(state, batch_stats=batch_stats)
         if state.memory is None:
             return tuple(embeddings), state
         slow = state.memory
         keys, slow_stats = self._embed_all(
-            slow.params | state.frozen, slow.batch_stats, batch.views, axis_name, None
+            slow.params | state.frozen, slow.batch_stats, views, axis_name, None
         )
         keys = [jax.lax.stop_gradient(l2_normalize(rows)) for rows in keys]
         slow = dataclasses.replace(slow, batch_stats=slow_stats)
@@ -494,6 +504,14 @@ def _against_memory(
     )
 
 
+def _blank(view: jax.Array, where: jax.Array | None) -> jax.Array:
+    """A view with nothing in the rows that are not there, whatever filled them."""
+    if where is None:
+        return view
+    nothing = -1 if jnp.issubdtype(view.dtype, jnp.integer) else 0
+    return jnp.where(where.reshape(-1, *(1,) * (view.ndim - 1)), view, nothing)
+
+
 def _same_text(first: jax.Array, second: jax.Array) -> jax.Array | None:
     """Numbers [N] that are equal for the same text, of the second view if it is one, else of the
     first; None where neither is."""
@@ -527,7 +545,7 @@ def _mean(losses: jax.Array, where: jax.Array | None, axis_name: str | None) -> 
     count = where.sum(dtype=jnp.float32)
     if axis_name is not None:
         count = jax.lax.pmean(count, axis_name)
-    return losses.sum() / jnp.maximum(count, 1)
+    return losses.sum() / jnp.where(count > 0, count, 1)
 
 
 def _chance(where: jax.Array | None, rows: int, axis_name: str | None) -> jax.Array:
@@ -567,6 +585,11 @@ def _check_towers(towers: Sequence[Tower]) -> None:
             raise ValueError(f"MultiModal: tower {tower.name} needs either encoder or encoder_of")
         if tower.projector is not None and tower.projector_of is not None:
             raise ValueError(f"MultiModal: tower {tower.name} has both projector and projector_of")
+        if tower.frozen != "none" and tower.encoder is None:
+            raise ValueError(
+                f"MultiModal: tower {tower.name} shares its encoder, which is frozen where it is "
+                f"given: set frozen of {tower.encoder_of}"
+            )
         for part in ("encoder", "projector"):
             owner = getattr(tower, f"{part}_of")
             if owner is not None and getattr(_named(towers, owner), part) is None:

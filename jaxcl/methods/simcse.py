@@ -26,7 +26,7 @@ class SimCSE(EncoderMethod):
     Without supervision both views are the text itself, and the encoder's dropout makes them differ
     (section 3, eq. 4). With it the second view is a text that follows from the first, and further
     ones are hard negatives, of which a query sees everyone's (section 4, eq. 5). Each view passes
-    the network by itself.
+    the network by itself. Every text has to have tokens.
     """
 
     temperature: float = 0.05

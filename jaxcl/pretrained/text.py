@@ -1,12 +1,14 @@
 """Text encoders from Hugging Face folders and back: BERT's family, and CLIP's text tower."""
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,7 +105,6 @@ class PretrainedText:
         if self.tokenizer is None:
             raise ValueError("there is no tokenizer.json beside the model, so no text can be read")
         tokens = self.tokenizer(texts).texts
-        encode = jax.jit(lambda params, rows: self.encoder.apply({"params": params}, rows))
         features = np.zeros((len(tokens), self.encoder.width), np.float32)
         by_length = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
         for start in range(0, len(tokens), batch_size):
@@ -112,8 +113,13 @@ class PretrainedText:
             length = min(length, self.encoder.max_length)
             batch = pad_tokens([tokens[row] for row in rows], length)
             batch = np.pad(batch, [(0, batch_size - len(rows)), (0, 0)], constant_values=-1)
-            features[rows] = np.asarray(encode(self.params, batch))[: len(rows)]
+            features[rows] = np.asarray(_encode(self.encoder, self.params, batch))[: len(rows)]
         return features
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(encoder: TextTransformer, params: Any, rows: jax.Array) -> Any:
+    return encoder.apply({"params": params}, rows)
 
 
 def load_text(
@@ -176,6 +182,14 @@ def text_encoder(
     return _encoder(config, folder, pool=pool, **fields)
 
 
+_BUILD = (
+    *("vocabulary", "width", "depth", "heads", "hidden", "max_length", "positions"),
+    *("position_offset", "types", "norm", "norm_place", "epsilon", "activation", "gated", "bias"),
+    "causal",
+)
+"""Fields that have to be those of the weights."""
+
+
 @dataclasses.dataclass(frozen=True)
 class HuggingFaceText(Start):
     """Starts a `TextTransformer` from a folder as `load_text` takes it.
@@ -186,8 +200,20 @@ class HuggingFaceText(Start):
     folder: str
     """The folder."""
 
-    def load(self, shapes: Any) -> Any:
-        return _load(Path(self.folder).expanduser(), shapes, pooler="pooler" in shapes)
+    def load(self, network: nn.Module, shapes: Any) -> Any:
+        there = text_encoder(self.folder)
+        if not isinstance(network, TextTransformer):
+            raise ValueError(f"expected a TextTransformer, got {type(network).__name__}")
+        for name in _BUILD:
+            ours, theirs = getattr(network, name), getattr(there, name)
+            if name == "hidden":
+                ours = 4 * network.width if ours is None else ours
+            if ours != theirs:
+                raise ValueError(
+                    f"the network's {name} is {ours!r} and that of {self.folder} {theirs!r}: make "
+                    "it by pretrained.text_encoder"
+                )
+        return _load(Path(self.folder).expanduser(), shapes, pooler=network.pooler)
 
 
 def save_text(
@@ -209,7 +235,7 @@ def save_text(
       ImportError: where safetensors is not installed.
     """
     safetensors = import_extra("safetensors.numpy", "text")
-    config = _config(encoder)
+    config = _config(encoder, tokenizer)
     names, _ = _FAMILIES[config["model_type"]]
     arrays = to_torch(params, names)
     folder = Path(folder).expanduser()
@@ -311,8 +337,12 @@ def _encoder(config: Mapping[str, Any], folder: Path, **fields: Any) -> TextTran
     return TextTransformer(**{**sizes, **own, **fields})
 
 
-def _config(encoder: TextTransformer) -> dict[str, Any]:
+def _config(encoder: TextTransformer, tokenizer: Tokenizer | None) -> dict[str, Any]:
     """The config.json of an encoder."""
+    ends: dict[str, int] = {}
+    if tokenizer is not None:  # by which transformers finds the last token of CLIP's texts
+        marks = tokenizer(["a"]).texts[0]
+        ends = {"bos_token_id": int(marks[0]), "eos_token_id": int(marks[-1]), "pad_token_id": 0}
     common = {"positions": "learned", "norm": "layer", "gated": False, "bias": True}
     clip = {**common, "norm_place": "pre", "causal": True, "types": 0, "position_offset": 0}
     bert = {**common, "norm_place": "post", "causal": False}
@@ -340,6 +370,7 @@ def _config(encoder: TextTransformer) -> dict[str, Any]:
             "architectures": ["CLIPTextModel"],
             "model_type": "clip_text_model",
             "attention_dropout": encoder.attention_dropout,
+            **ends,
         }
     kind = {
         "hidden_dropout_prob": encoder.dropout,

@@ -5,12 +5,13 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
+import flax.linen as nn
 import numpy as np
 
 from jaxcl.augment import Views
 from jaxcl.choices import check_choices
 from jaxcl.data import Source, SourceConfig
-from jaxcl.methods import Method
+from jaxcl.methods import Method, MultiModal
 from jaxcl.training.devices import Mapping
 from jaxcl.training.optimizers import SGD, Optimizer, Schedule
 
@@ -194,10 +195,11 @@ class Start(abc.ABC):
     """Name of the network, as among the method's."""
 
     @abc.abstractmethod
-    def load(self, shapes: Any) -> Any:
+    def load(self, network: nn.Module, shapes: Any) -> Any:
         """Reads the weights.
 
         Args:
+          network: the network.
           shapes: the network's parameters as shapes and types.
 
         Returns:
@@ -222,8 +224,11 @@ class Task(abc.ABC):
     """What the report calls it."""
 
     @abc.abstractmethod
-    def check(self) -> None:
-        """Opens the data, before anything is trained.
+    def check(self, experiment: "Experiment") -> None:
+        """Opens the data, and looks whether they fit, before anything is trained.
+
+        Args:
+          experiment: whose features are to be measured.
 
         Raises:
           FileNotFoundError: where they are missing.
@@ -266,3 +271,16 @@ class Experiment:
     """Weights that networks start from; the others' are random."""
     probe: Probe | None = None
     """What to measure while training, by labels of the training data; None: nothing."""
+
+
+def networks_of_fields(experiment: Experiment) -> list[tuple[str, str, nn.Module]]:
+    """Of each view its field, and name and module of the encoder that takes it."""
+    method, fields = experiment.method, experiment.views.of_each
+    if not isinstance(method, MultiModal):
+        first = next(iter(method.networks.items()), None)
+        return [] if first is None else [(field, *first) for field in fields]
+    found = []
+    for field, tower in zip(fields, method.towers, strict=False):
+        name = f"{tower.encoder_of or tower.name}_encoder"
+        found.append((field, name, method.networks[name]))
+    return found

@@ -309,7 +309,22 @@ def _side_by_side(streams: Sequence[Batches]) -> Iterator[dict[str, np.ndarray]]
         for iterator in iterators:
             closing.callback(iterator.close)
         for batches in zip(*iterators, strict=True):
-            yield {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
+            yield {name: _stacked([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def _stacked(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Members' arrays with an axis of members; texts are filled up to the longest batch."""
+    longest = max(array.shape[-1] for array in arrays)
+    if any(array.shape[-1] < longest for array in arrays):
+        arrays = [
+            np.pad(
+                array,
+                [(0, 0)] * (array.ndim - 1) + [(0, longest - array.shape[-1])],
+                constant_values=-1,
+            )
+            for array in arrays
+        ]
+    return np.stack(arrays)
 
 
 def _placing(

@@ -137,7 +137,8 @@ def given_weights(experiment: Experiment, shapes: TrainState) -> dict[str, np.nd
             )
         within = _at(shapes, places[0])
         try:
-            loaded = name_leaves(start.load(within))
+            network = experiment.method.networks[start.network]
+            loaded = name_leaves(start.load(network, within))
         except (ValueError, MissingExtra) as error:
             raise UserError(f"start of {start.network}: {error}") from error
         given |= {f"{place}{name}": array for place in places for name, array in loaded.items()}

@@ -12,11 +12,10 @@ import optax
 from jaxcl.data import Source, records_apart_at, steps_per_epoch
 from jaxcl.data.source import THERE, image_shape, inputs_of
 from jaxcl.extras import MissingExtra
-from jaxcl.methods import Method
 from jaxcl.methods.gradient_cache import check_micro_batch
 from jaxcl.training.devices import AXIS, DeviceMap, check_batch_size, choose_devices
 from jaxcl.training.errors import UserError
-from jaxcl.training.experiment import Experiment
+from jaxcl.training.experiment import Experiment, networks_of_fields
 from jaxcl.training.layout import Layout, SpreadState, WholeState
 from jaxcl.training.probes import check_probe, make_probe_step
 from jaxcl.training.restoring import given_weights, state_maker, state_shapes
@@ -184,7 +183,7 @@ def _set_up(experiment: Experiment, given: Sequence[jax.Device] | None) -> Setup
     _check_evaluation(experiment, source)
     for task in experiment.tasks:
         try:
-            task.check()
+            task.check(experiment)
         except ValueError as error:
             raise ValueError(f"task {task.name!r}: {error}") from error
     if experiment.probe is not None:
@@ -195,7 +194,7 @@ def _set_up(experiment: Experiment, given: Sequence[jax.Device] | None) -> Setup
         *method.check_labels(source.labels, batch_size=train.batch_size),
         *getattr(source, "notices", ()),
     ]
-    _check_vocabulary(source, method)
+    _check_vocabulary(source, experiment)
     if train.apart:
         groups = getattr(source, "groups", None)
         if groups is None:
@@ -237,16 +236,17 @@ def _set_up(experiment: Experiment, given: Sequence[jax.Device] | None) -> Setup
     return setup
 
 
-def _check_vocabulary(source: Source, method: Method) -> None:
+def _check_vocabulary(source: Source, experiment: Experiment) -> None:
     """Raises where tokens of the data are unknown to a network: out of its table, they would be
     taken for others."""
-    tokens = getattr(source, "vocabulary", None)
-    for name, network in method.networks.items():
+    tokens = getattr(source, "vocabulary", None) or {}
+    for field, name, network in networks_of_fields(experiment):
         known = getattr(network, "vocabulary", None)
-        if tokens is not None and known is not None and tokens > known:
+        if field in tokens and known is not None and tokens[field] > known:
             raise ValueError(
-                f"the data's tokenizer has {tokens} tokens and method.{name} knows {known}: set "
-                f"method.{name}.vocabulary to {tokens}, or give the tokenizer that it was made for"
+                f"the data's tokenizer has {tokens[field]} tokens and method.{name} knows {known}: "
+                f"set method.{name}.vocabulary to {tokens[field]}, or give the tokenizer that it "
+                "was made for"
             )
 
 

@@ -338,6 +338,15 @@ def test_processes_share_a_batch_that_is_apart():
         np.testing.assert_array_equal(np.concatenate([part[step] for part in parts]), batch)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_few_groups_fill_every_batch(seed):
+    """Some orders leave the last records, of groups of their own, out of the epoch."""
+    groups = np.array([0, 0, 0, 0, 1, 2, 3, 4, 5, 6])
+    for step in range(4):
+        batch = records_apart_at(groups, step, batch_size=7, seed=seed)
+        assert sorted(groups[batch]) == list(range(7))
+
+
 def test_a_batch_of_more_records_than_groups_is_refused():
     with pytest.raises(ValueError, match=r"the data have 4 .* Use at most 4"):
         records_apart_at(np.arange(40) % 4, 0, batch_size=8, seed=0)

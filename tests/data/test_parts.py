@@ -21,7 +21,7 @@ class Tokens:
         ).astype(np.int32)
         self.lengths = {"text": (self.texts >= 0).sum(1)}
         self.groups = groups
-        self.vocabulary = 9
+        self.vocabulary = {"text": 9}
         self.labels, self.label_names = None, None
         self.names = [f"text {row}" for row in range(count)]
         self.notices = ("a notice",)
@@ -48,8 +48,15 @@ def test_paired_records_have_the_fields_of_both():
     np.testing.assert_array_equal(batch["text_there"], [False, False])
     np.testing.assert_array_equal(batch["replaced"], [False, True])
     assert source.names == texts.names
-    assert (source.vocabulary, source.notices) == (9, ("a notice",))
+    assert (source.vocabulary, source.notices) == ({"text": 9}, ("a notice",))
     assert source.groups is None
+
+
+def test_parts_that_passed_records_over_are_refused():
+    texts = Tokens()
+    texts.skipped = 3
+    with pytest.raises(ValueError, match=r"passed 3 empty records over, .*: give it empty='keep'"):
+        PairedSource([images(), texts])
 
 
 def test_two_pictures_of_one_thing_get_names_of_their_own():

@@ -53,6 +53,13 @@ def test_several_texts_a_record(tmp_path):
     assert found == {"name": ["x", "y"], "caption": [["a", "ü"], ["", "c"]]}
 
 
+def test_scores_and_labels_may_be_numbers(tmp_path):
+    path = write(tmp_path / "a.jsonl", '{"text": "a", "score": 4.5}\n{"text": "b", "score": 3}\n')
+    assert read_columns(path, ("score",)) == {"score": ["4.5", "3"]}
+    np.savez(tmp_path / "a.npz", label=np.arange(3))
+    assert read_columns(str(tmp_path / "a.npz"), ("label",)) == {"label": ["0", "1", "2"]}
+
+
 BAD = {
     "no UTF-8": ("a.txt", b"one\ntw\xe9\n", r"a.txt, line 2: byte 3 is no UTF-8 \(0xe9\)"),
     "no such column": (
@@ -70,7 +77,7 @@ BAD = {
         b'{"text": "a"}\n{"txt": "b"}\n',
         r"line 2 has no column 'text'",
     ),
-    "a number": ("a.jsonl", b'{"text": 5}\n', r"line 1: text is 5, expected a text"),
+    "no text": ("a.jsonl", b'{"text": null}\n', r"line 1: text is null, expected a text"),
     "both kinds": ("a.jsonl", b'{"text": "a"}\n{"text": ["b"]}\n', r"make all one kind"),
     "another ending": ("a.xml", b"<a/>", r"ends in '.xml': expected"),
     "no gzip": ("a.txt.gz", b"hello", r"damaged or cut short"),
@@ -91,6 +98,6 @@ def test_other_refusals(tmp_path):
         read_columns(str(tmp_path / "none.txt"), ("text",))
     with pytest.raises(ValueError, match="one text a line, and 2 columns were asked for"):
         read_columns(write(tmp_path / "a.txt", "x"), ("question", "answer"))
-    np.savez(tmp_path / "a.npz", text=np.arange(3))
-    with pytest.raises(ValueError, match=r"'text' of .* is int64\[3\], expected texts"):
+    np.savez(tmp_path / "a.npz", text=np.ones((3, 2)))
+    with pytest.raises(ValueError, match=r"'text' of .* is float64\[3, 2\], expected texts"):
         read_columns(str(tmp_path / "a.npz"), ("text",))

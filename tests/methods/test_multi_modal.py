@@ -181,6 +181,31 @@ def test_what_is_missing_reaches_no_gradient():
     np.testing.assert_array_equal(plain[0][~MISSING["image"]], 0)
 
 
+@pytest.mark.parametrize("contrast_", ["clip", "siglip"])
+def test_a_rare_modality_weighs_the_same_on_any_devices(contrast_):
+    rare = jnp.arange(N) % 9 == 4  # two of sixteen
+    method = methods.clip(MLP((8,)), MLP((8,)), dim=D, contrast=contrast_)
+    batch = batch_of(IMAGES, SOUNDS, there=(None, rare))
+    losses = [run(method, batch, devices, steps=1)[0][0] for devices in (1, 2, 8)]
+    np.testing.assert_allclose(losses, losses[0], rtol=1e-5)
+
+
+def test_whatever_fills_a_missing_view_changes_nothing():
+    method = methods.clip(MLP((8,)), MLP((8,)), dim=D)
+    there = jnp.arange(N) % 3 > 0
+
+    def gradient(filler):
+        sounds = jnp.where(there[:, None], SOUNDS, filler)
+        batch = batch_of(IMAGES, sounds, there=(None, there))
+        params, state = method.init(KEY, batch_of(IMAGES, SOUNDS))
+        return jax.grad(lambda params: method.loss(params, state, batch, key=KEY)[0])(params)
+
+    plain = gradient(0.0)
+    assert float(optax.tree.norm(plain["text_encoder"])) > 1e-3
+    for filler in (100.0, jnp.nan):
+        chex.assert_trees_all_close(gradient(filler), plain, rtol=1e-6)
+
+
 def run(method, batch, devices, steps=2):
     """Steps of plain SGD on so many devices; the losses and all that is left."""
     params, state = jax.jit(method.init)(KEY, batch)
@@ -308,6 +333,23 @@ def test_queues_hold_past_keys_and_are_negatives():
         (lambda: three(anchor="touch"), "there is no tower 'touch'"),
         (lambda: three(pairs=(Pair("text", "text"),)), "text_text needs two modalities"),
         (lambda: three(pairs=(Pair("image", "text", weight=0.0),)), "a positive weight"),
+        (
+            lambda: three(pairs=(Pair("image", "text"), Pair("image", "text", "siglip"))),
+            "two pairs have one name: image_text, image_text",
+        ),
+        (
+            lambda: MultiModal((Tower("a", TEXT), Tower("b", encoder_of="a", frozen="all"))),
+            "tower b shares its encoder, which is frozen where it is given: set frozen of a",
+        ),
+        (
+            lambda: three(queue_size=20).represent(
+                {},
+                None,
+                batch_of(IMAGES, TEXTS, SOUNDS, there=(None, None, SOUNDS[:, 0] > 0)),
+                key=KEY,
+            ),
+            "with queues every example has to have every modality",
+        ),
         (lambda: three(contrast="sigmoid"), "contrast is 'sigmoid', expected 'clip' or 'siglip'"),
         (lambda: three(contrast="siglip", queue_size=8), "queues go with contrast 'clip' only"),
         (

@@ -177,6 +177,12 @@ def test_two_pictures_of_one_thing_are_views(tmp_path):
         ),
         (lambda pairs: tasks.Retrieval("s", pairs, "first", "third"), "have no field 'third'"),
         (
+            lambda pairs: tasks.Retrieval(
+                "s", dataclasses.replace(pairs, max_length=128), "first", "second"
+            ),
+            "texts of 'first' have up to 25 tokens, and the encoder takes 24",
+        ),
+        (
             lambda pairs: tasks.ZeroShot("s", pairs, "first", pairs.tokenizer, "first"),
             "the source has no labels with names",
         ),
@@ -203,6 +209,32 @@ def test_tasks_that_cannot_be_measured_are_told_before_training(folder, make, wo
     pairs = data.Texts(str(folder / "pairs.tsv"), str(folder), ("first", "second"), max_length=24)
     with pytest.raises((UserError, FileNotFoundError), match=words):
         training.set_up(text_experiment(folder, tasks=(make(pairs),)))
+
+
+def test_columns_of_several_lengths_are_measured_too(folder, tmp_path):
+    lines = [f"a {colour} bird\ta {colour} kite and a {colour} bird" for colour in COLOURS * 4]
+    (tmp_path / "pairs.tsv").write_text("\n".join(["short\tlong", *lines]) + "\n")
+    pairs = data.Texts(str(tmp_path / "pairs.tsv"), str(folder), ("short", "long"), max_length=24)
+    experiment = text_experiment(
+        folder,
+        data=pairs,
+        views=augment.Views((augment.Unchanged(),) * 2, fields=("short", "long")),
+        train=training.Train(batch_size=4, epochs=1, apart=True),
+        tasks=(tasks.Retrieval("pairs", pairs, "short", "long"),),
+    )
+    training.train(experiment, tmp_path / "run")
+    assert "counted tokens" in evaluate_run(tmp_path / "run")
+
+
+def test_members_of_a_population_have_texts_of_their_own(folder, tmp_path):
+    experiment = text_experiment(folder, train=training.Train(batch_size=4, epochs=0.3))
+    population = training.Population(experiment, "train.seed", (0, 1))
+    training.train_population(population, tmp_path / "runs")
+    alone = dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, seed=1))
+    training.train(alone, tmp_path / "alone")
+    member = rows_of(tmp_path / "runs" / "1")
+    for one, other in zip(member, rows_of(tmp_path / "alone"), strict=True):
+        np.testing.assert_allclose(one["loss"], other["loss"], rtol=1e-4)
 
 
 def test_pictures_and_captions_are_measured_in_their_space(folder, tmp_path):
@@ -266,7 +298,10 @@ def test_a_start_that_does_not_fit_is_refused(folder, tmp_path):
         weights = (pretrained.HuggingFaceText(str(tmp_path), **changes),)
         return training.set_up(text_experiment(folder, start=weights)).start()
 
-    with pytest.raises(UserError, match=r"(?s)start of encoder: .*misshapen: embeddings"):
+    with pytest.raises(UserError, match=r"start of encoder: the network's width is 8 and .* 16"):
+        start()
+    save_start(tmp_path, heads=4)  # of the same shapes
+    with pytest.raises(UserError, match=r"the network's heads is 2 and .* 4: make it by"):
         start()
     with pytest.raises(UserError, match="'text', expected one of the method's: encoder"):
         start(network="text")
