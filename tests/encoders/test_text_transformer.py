@@ -127,7 +127,14 @@ def init(encoder, tokens=TOKENS):
     )
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+def fast(*names):
+    """All variants, those not named marked slow."""
+    return [
+        pytest.param(name, marks=[] if name in names else pytest.mark.slow) for name in VARIANTS
+    ]
+
+
+@pytest.mark.parametrize("name", fast("bert", "clip"))
 def test_neither_padding_nor_other_rows_change_features(name):
     encoder = VARIANTS[name]
     variables = init(encoder)
@@ -139,7 +146,7 @@ def test_neither_padding_nor_other_rows_change_features(name):
         np.testing.assert_allclose(alone[0], features[row], atol=2e-6)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", fast("bert"))
 def test_a_text_without_tokens_has_features_0_and_finite_gradients(name):
     encoder = VARIANTS[name]
     variables, empty = init(encoder), jnp.full((2, 4), -1)
@@ -223,6 +230,7 @@ def test_dropout_drops_while_training_only_and_averages_out(rates):
     assert float(jnp.abs(one - plain).max()) > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", ["products", "blocks"])
 def test_remat_changes_no_gradient(remat):
     encoder = bert(50, **SIZES)
@@ -237,6 +245,7 @@ def test_remat_changes_no_gradient(remat):
     chex.assert_trees_all_close(again, plain, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near_and_returns_float32():
     for name in ("bert", "modern"):
         encoder = VARIANTS[name]

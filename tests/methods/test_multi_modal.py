@@ -181,7 +181,7 @@ def test_what_is_missing_reaches_no_gradient():
     np.testing.assert_array_equal(plain[0][~MISSING["image"]], 0)
 
 
-@pytest.mark.parametrize("contrast_", ["clip", "siglip"])
+@pytest.mark.parametrize("contrast_", ["clip", pytest.param("siglip", marks=pytest.mark.slow)])
 def test_a_rare_modality_weighs_the_same_on_any_devices(contrast_):
     rare = jnp.arange(N) % 9 == 4  # two of sixteen
     method = methods.clip(MLP((8,)), MLP((8,)), dim=D, contrast=contrast_)

@@ -84,7 +84,9 @@ def rows_of(path):
     return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("make", [text_experiment, picture_experiment])
+@pytest.mark.parametrize(
+    "make", [text_experiment, pytest.param(picture_experiment, marks=pytest.mark.slow)]
+)
 def test_two_devices_and_a_stop_change_nothing(folder, tmp_path, make):
     experiment = make(folder)
     training.train(experiment, tmp_path / "one")
@@ -131,6 +133,7 @@ def test_tasks_are_measured_beside_simple_anchors(folder, tmp_path):
     assert found["neighbours"]["trained encoder"] != found["neighbours"]["untrained encoder"]
 
 
+@pytest.mark.slow
 def test_two_pictures_of_one_thing_are_views(tmp_path):
     random = np.random.default_rng(0)
     base = random.integers(0, 200, (64, 6, 6, 3))
@@ -211,6 +214,7 @@ def test_tasks_that_cannot_be_measured_are_told_before_training(folder, make, wo
         training.set_up(text_experiment(folder, tasks=(make(pairs),)))
 
 
+@pytest.mark.slow
 def test_columns_of_several_lengths_are_measured_too(folder, tmp_path):
     lines = [f"a {colour} bird\ta {colour} kite and a {colour} bird" for colour in COLOURS * 4]
     (tmp_path / "pairs.tsv").write_text("\n".join(["short\tlong", *lines]) + "\n")
@@ -226,6 +230,7 @@ def test_columns_of_several_lengths_are_measured_too(folder, tmp_path):
     assert "counted tokens" in evaluate_run(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_members_of_a_population_have_texts_of_their_own(folder, tmp_path):
     experiment = text_experiment(folder, train=training.Train(batch_size=4, epochs=0.3))
     population = training.Population(experiment, "train.seed", (0, 1))
@@ -237,6 +242,7 @@ def test_members_of_a_population_have_texts_of_their_own(folder, tmp_path):
         np.testing.assert_allclose(one["loss"], other["loss"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_pictures_and_captions_are_measured_in_their_space(folder, tmp_path):
     held = captioned(folder, "test")
     experiment = picture_experiment(
