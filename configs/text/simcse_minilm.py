@@ -7,7 +7,7 @@
 import importlib.util
 import os
 
-from jaxcl import augment, data, methods, pretrained, training
+from jaxcl import augment, data, encoders, methods, pretrained, training
 from jaxcl.evaluation import tasks
 
 FOLDER = "data/text"
@@ -34,7 +34,7 @@ def config() -> training.Experiment:
         data=data.Texts(f"{FOLDER}/sentences.txt", folder, max_length=64),
         views=augment.texts(),
         method=methods.SimCSE(
-            pretrained.text_encoder(folder, dropout=0.1, attention_dropout=0.1), temperature=0.05
+            encoders.bert(30_522, width=384, depth=6, heads=12), temperature=0.05
         ),
         start=(pretrained.HuggingFaceText(folder),),
         optimizer=training.AdamW(learning_rate=3e-5, scaling="none"),

@@ -76,7 +76,7 @@ class TextTransformer(nn.Module):
     """Rate, of embeddings and of what a layer adds to its shortcut. In a call of your own it takes
     `train=True` and `rngs={"dropout": key}`."""
     attention_dropout: float = 0.0
-    """Rate, of attention weights."""
+    """Rate, of attention weights. What is drawn hangs on how far the batch is padded, too."""
     remat: Remat = "none"
     """What is kept for the gradient and what computed again (see `Remat`)."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"

@@ -55,7 +55,7 @@ def text_experiment(folder, **changes):
         data=texts_of(folder),
         views=augment.texts(),
         method=methods.SimCSE(ENCODER),
-        optimizer=training.AdamW(learning_rate=1e-3),
+        optimizer=training.SGD(learning_rate=0.1),  # whose steps follow rounding smoothly
         train=training.Train(batch_size=16, epochs=2),
         run=training.Run(devices=1, log_every=1, checkpoint_every=5),
     )
@@ -232,14 +232,16 @@ def test_columns_of_several_lengths_are_measured_too(folder, tmp_path):
 
 @pytest.mark.slow
 def test_members_of_a_population_have_texts_of_their_own(folder, tmp_path):
-    experiment = text_experiment(folder, train=training.Train(batch_size=4, epochs=0.3))
+    method = methods.SimCSE(ENCODER.clone(attention_dropout=0.0))  # its draws hang on the length
+    train = training.Train(batch_size=4, epochs=0.3)
+    experiment = text_experiment(folder, method=method, train=train)
     population = training.Population(experiment, "train.seed", (0, 1))
     training.train_population(population, tmp_path / "runs")
     alone = dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, seed=1))
     training.train(alone, tmp_path / "alone")
     member = rows_of(tmp_path / "runs" / "1")
     for one, other in zip(member, rows_of(tmp_path / "alone"), strict=True):
-        np.testing.assert_allclose(one["loss"], other["loss"], rtol=1e-4)
+        np.testing.assert_allclose(one["loss"], other["loss"], rtol=1e-5)
 
 
 @pytest.mark.slow
