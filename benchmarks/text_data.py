@@ -38,9 +38,8 @@ def main() -> None:
     parts: dict[str, list[list[str]]] = {"train": [], "held_out": []}
     for row, book in zip(verses, read["book"], strict=True):
         parts["held_out" if book in HELD_OUT else "train"].append(row)
-    for name, rows in parts.items():
-        lines = ["\t".join(COLUMNS), *map("\t".join, rows)]
-        (given.out / f"verses_{name}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    lines = ["\t".join(COLUMNS), *map("\t".join, parts["held_out"])]
+    (given.out / "verses_held_out.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     english = [text for row in parts["train"] for text in row[:2] if text]
     sentences = [*english, *map(one_line, read["gloss"])]
     (given.out / "sentences.txt").write_text("\n".join(sentences) + "\n", encoding="utf-8")
@@ -48,13 +47,11 @@ def main() -> None:
         lines = ["first\tsecond\tscore", *("\t".join(map(str, row)) for row in read[name])]
         (given.out / f"{name}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
-    spanish = [row[2] for row in parts["train"] if row[2]]
     captions = [
         text for row in read_columns(str(given.stamps), ("caption",))["caption"] for text in row
     ]
     tokenizers = {
         "english": (sentences, 8000),
-        "english_spanish": ([*english, *spanish], 8000),
         "captions": ([text for text in captions if text], 4000),
     }
     for name, (texts, vocabulary) in tokenizers.items():

@@ -135,6 +135,34 @@ def _renamed(source: Source, name: str) -> Source:
     return _Renamed(source, fields[0], name)
 
 
+class OneField:
+    """An array as a source: row i is the one field of record i.
+
+    Args:
+      field: its name.
+      values: [N, ...].
+      vocabulary: of tokens, one more than the largest; None: the values are none.
+    """
+
+    labels = None
+    label_names = None
+
+    def __init__(self, field: str, values: np.ndarray, *, vocabulary: int | None = None):
+        self._field, self._values = field, values
+        self.vocabulary = {} if vocabulary is None else {field: vocabulary}
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, record: int) -> Record:
+        return {self._field: self._values[record], "replaced": False}
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The number of each record."""
+        return [str(number) for number in range(len(self))]
+
+
 class Subset:
     """Some records of a source, as a source.
 

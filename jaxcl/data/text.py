@@ -171,9 +171,8 @@ def _tokenize(column: Column, tokenizer: Tokenizer, what: str) -> tuple[_Field, 
     texts = [text for row in column for text in ([row] if isinstance(row, str) else row)]
     there = [place for place, text in enumerate(texts) if text.strip()]
     if len({texts[place] for place in there}) < 2:
-        raise ValueError(
-            f"{what}: all texts are {shown(texts[0])}, so none tells its record from another"
-        )
+        only = shown(texts[0] if texts else "")
+        raise ValueError(f"{what}: all texts are {only}, so none tells its record from another")
     try:
         found = tokenizer([texts[place] for place in there])
     except ValueError as error:

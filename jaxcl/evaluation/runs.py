@@ -62,9 +62,9 @@ Accuracies = dict[str, dict[str, float]]
 def evaluate_run(
     directory: Path, experiment: Experiment | None = None, *, severities: Sequence[int] = ()
 ) -> str:
-    """Measures a run's features beside raw input and the untrained encoder.
+    """Measures a run's features beside raw input and the untrained encoder, and its tasks.
 
-    Writes `evaluation.json` and the picture `neighbours.png`.
+    Writes `evaluation.json` and the picture `neighbours.png`, and of tasks `tasks.json`.
 
     Args:
       directory: a run directory with at least one checkpoint.

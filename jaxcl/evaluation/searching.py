@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from jaxcl.data import Arrays, Texts, Tokenizer
 from jaxcl.data.arrays import read_npz
 from jaxcl.data.decoding import UndecodableImage, decode
+from jaxcl.data.parts import OneField
 from jaxcl.data.tables import read_columns
 from jaxcl.data.tokenizer import pad_tokens
 from jaxcl.evaluation.fields import encoded_fields
@@ -23,26 +24,6 @@ from jaxcl.training.experiment import networks_of_fields
 
 _NAME = 200  # characters of a text that an index keeps
 _SIDE, _GAP, _HEAD, _CAPTION = 128, 8, 24, 28  # pixels
-
-
-@dataclasses.dataclass(frozen=True)
-class _One:
-    """Values of one field as a source."""
-
-    field: str
-    values: np.ndarray
-    labels = None
-    label_names = None
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def __getitem__(self, record: int) -> dict[str, Any]:
-        return {self.field: self.values[record], "replaced": False}
-
-    @property
-    def names(self) -> Sequence[str]:
-        return [str(number) for number in range(len(self))]
 
 
 def text_features(run: RestoredRun, texts: Sequence[str], *, batch_size: int = 128) -> np.ndarray:
@@ -66,7 +47,7 @@ def text_features(run: RestoredRun, texts: Sequence[str], *, batch_size: int = 1
             config.tokenizer, max_length=min(config.max_length, most), too_long=config.too_long
         )
         tokens = tokenizer(texts).texts
-        source = _One(field, pad_tokens(tokens))
+        source = OneField(field, pad_tokens(tokens))
         return encoded_fields(run, run.state, batch_size=batch_size)(source, field)
     except (ValueError, FileNotFoundError, MissingExtra) as error:
         raise UserError(str(error)) from error
@@ -208,7 +189,7 @@ def _picture_features(run: RestoredRun, path: Path) -> np.ndarray:
     height, width, channels = run.image.shape
     try:
         picture = decode(path.read_bytes(), str(path), size=min(height, width), channels=channels)
-        source = _One(run.image_field, picture[None])
+        source = OneField(run.image_field, picture[None])
         return encoded_fields(run, run.state, batch_size=1)(source, run.image_field)
     except (UndecodableImage, ValueError) as error:
         raise UserError(str(error)) from error

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxcl.data import Source, SourceConfig, Texts, Tokenizer, pad_tokens
+from jaxcl.data.parts import OneField
 from jaxcl.data.source import inputs_of
 from jaxcl.data.tables import read_columns
 from jaxcl.evaluation.geometry import alignment, uniformity
@@ -159,7 +160,7 @@ class ZeroShot(Task):
         tokenizer = Tokenizer.load(self.tokenizer)
         prompts = [template.replace("{}", name) for name in names for template in self.templates]
         tokens = pad_tokens(tokenizer(prompts).texts)
-        return _Prompts(self.text, tokens, tokenizer.vocabulary)
+        return OneField(self.text, tokens, vocabulary=tokenizer.vocabulary)
 
     def measure(self, features: FieldFeatures) -> dict[str, float]:
         source, names = self._open()
@@ -172,26 +173,6 @@ class ZeroShot(Task):
         if len(names) > 5:
             figures["top 5"] = float(right[:, :5].any(1).mean())
         return figures
-
-
-class _Prompts:
-    """Tokens as a source of one field."""
-
-    labels, label_names = None, None
-
-    def __init__(self, field: str, tokens: np.ndarray, vocabulary: int):
-        self._field, self._tokens = field, tokens
-        self.vocabulary = {field: vocabulary}
-
-    def __len__(self) -> int:
-        return len(self._tokens)
-
-    def __getitem__(self, record: int) -> dict:
-        return {self._field: self._tokens[record], "replaced": False}
-
-    @property
-    def names(self) -> Sequence[str]:
-        return [str(number) for number in range(len(self))]
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

@@ -178,6 +178,13 @@ def test_records_are_the_texts_of_the_file(tokenizer_file, lines_file):
     np.testing.assert_array_equal(again[3]["text"], source[3]["text"])
 
 
+def test_a_field_without_any_text_is_refused(tokenizer_file, tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"query": "a bird", "found": []}\n{"query": "a kite", "found": []}\n')
+    with pytest.raises(ValueError, match="found: all texts are ''"):
+        Texts(str(path), tokenizer_file, ("query", "found"), empty="keep").open()
+
+
 def test_pairs_labels_and_several_texts(tokenizer_file, tmp_path):
     path = tmp_path / "pairs.jsonl"
     rows = [
