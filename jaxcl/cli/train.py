@@ -157,9 +157,7 @@ def _train_here(
     console.print(f"trained {outcome.step} steps; the run is in {directory}")
     if experiment.evaluate is None and not experiment.tasks:
         return 0
-    console.print(
-        "evaluating: the encoder before and after training, beside simple features ..."
-    )
+    console.print("evaluating: the encoder before and after training, beside simple features ...")
     return evaluate(directory, experiment)
 
 
