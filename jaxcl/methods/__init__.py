@@ -6,12 +6,13 @@ from jaxcl.methods.accumulation import accumulated_loss_and_grad
 from jaxcl.methods.byol import BYOL
 from jaxcl.methods.dense import DenseCL
 from jaxcl.methods.gradient_cache import grad_cache
+from jaxcl.methods.image_text import clip, lit, siglip
 from jaxcl.methods.instance_discrimination import InstanceDiscrimination
 from jaxcl.methods.joint_embedding import JointEmbedding
 from jaxcl.methods.method import Batch, EncoderMethod, Method
 from jaxcl.methods.micro_batches import cached_loss_and_grad
 from jaxcl.methods.moco import MoCo, MoCoV2Plus, MoCoV3
-from jaxcl.methods.multi_modal import MultiModal, Pair, Tower, clip, lit, siglip
+from jaxcl.methods.multi_modal import MultiModal, Pair, Tower
 from jaxcl.methods.plain_memory import PlainMemory
 from jaxcl.methods.prototypes import DINO, SwAV
 from jaxcl.methods.ressl import ReSSL

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxcl import memory
 from jaxcl.choices import check_choices
-from jaxcl.encoders import MLP, LearnableTemperature, SigmoidScaleAndBias
+from jaxcl.encoders import LearnableTemperature, SigmoidScaleAndBias
 from jaxcl.losses import clip as clip_loss
 from jaxcl.losses import info_nce
 from jaxcl.losses import siglip as siglip_loss
@@ -99,7 +99,7 @@ class MultiModal(Method):
     """Any number of modalities, of which pairs are contrasted over the batch of all devices.
 
     View i of a batch is of tower i. CLIP (Radford et al., 2021), SigLIP (Zhai et al., 2023) and LiT
-    (Zhai et al., 2022) are the case of two (`clip`, `siglip`, `lit`); with an `anchor` all others
+    (Zhai et al., 2022) are the case of two (`methods.image_text`); with an `anchor` all others
     meet that one alone (ImageBind: Girdhar et al., 2023). Each pair learns its own scale, and
     "siglip" its bias. Where an example lacks a modality (`Batch.there`, or a text without tokens),
     it has no part in the pairs of it, and passes its tower as zeros, which batch statistics count:
@@ -427,50 +427,6 @@ class MultiModal(Method):
                 metrics[f"{pair.name}_loss"] = losses[pair.name]
                 metrics[f"{pair.name}_accuracy"] = health["accuracy"]
         return metrics
-
-
-def clip(
-    image: nn.Module,
-    text: nn.Module,
-    *,
-    dim: int = 512,
-    temperature: float = 0.07,
-    **others: Any,
-) -> MultiModal:
-    """CLIP (Radford et al., 2021): images and texts, each projected by a matrix.
-
-    Args:
-      image: encoder of images, the first view.
-      text: encoder of texts, the second.
-      dim: width of the common space.
-      temperature: to begin with.
-      **others: other fields of `MultiModal`.
-    """
-    towers = (Tower("image", image, linear(dim)), Tower("text", text, linear(dim)))
-    return MultiModal(towers, temperature=temperature, **others)
-
-
-def siglip(image: nn.Module, text: nn.Module, *, dim: int = 512, **others: Any) -> MultiModal:
-    """SigLIP (Zhai et al., 2023): as `clip`, each pair of image and text a yes or a no."""
-    return clip(image, text, dim=dim, contrast="siglip", **others)
-
-
-def lit(image: nn.Module, text: nn.Module, *, dim: int, **others: Any) -> MultiModal:
-    """LiT (Zhai et al., 2022): as `clip`, with an image encoder that keeps its weights.
-
-    Args:
-      image: encoder of images, which starts from weights that are worth keeping.
-      text: encoder of texts, projected to the image encoder's features (the paper's "Lu").
-      dim: width of these.
-      **others: other fields of `MultiModal`.
-    """
-    towers = (Tower("image", image, frozen="all"), Tower("text", text, linear(dim)))
-    return MultiModal(towers, **others)
-
-
-def linear(dim: int) -> MLP:
-    """A projection by a matrix, without bias."""
-    return MLP((dim,), output_bias=False)
 
 
 def _against_memory(

@@ -12,7 +12,8 @@ import pytest
 from jaxcl import methods
 from jaxcl.encoders import MLP, bert
 from jaxcl.methods import Batch, MultiModal, Pair, Tower
-from jaxcl.methods.multi_modal import linear, text_number
+from jaxcl.methods.image_text import linear
+from jaxcl.methods.multi_modal import text_number
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
