@@ -8,6 +8,10 @@ import sys
 import numpy as np
 import pytest
 
+# Here, before any test has run: the package replaces `import` while it is being imported, which
+# spoils the finalizers of whatever the garbage collector finds in that moment.
+import tensorflow_datasets  # noqa: F401
+
 from jaxcl.data import TFDS, Batches
 
 # Preparing runs in its own process, so that reading is seen to need nothing of the builder's code.
