@@ -1,5 +1,7 @@
 """Cutting matrices into tiles of one shape, so that a jitted inner block compiles once."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 
@@ -36,3 +38,21 @@ def padded_tiles(array: np.ndarray, block_size: int) -> np.ndarray:
     padded = np.zeros((tiles * rows, *array.shape[1:]), array.dtype)
     padded[: len(array)] = array
     return padded.reshape(tiles, rows, *array.shape[1:])
+
+
+def unit_tiles(features: np.ndarray, block_size: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Normalized rows, a tile at a time, so that no copy of all of them is made.
+
+    Args:
+      features: [N, D] float32.
+      block_size: rows a tile, >= 1; at most N are used.
+
+    Yields:
+      (row that the tile starts at, [min(block_size, N), D]), the last tile filled with zeros.
+    """
+    if block_size < 1:
+        raise ValueError(f"block_size is {block_size}, expected at least 1")
+    rows = min(block_size, len(features))
+    for start in range(0, len(features), rows):
+        tile = normalized_rows(features[start : start + rows])
+        yield start, np.pad(tile, [(0, rows - len(tile)), (0, 0)]) if len(tile) < rows else tile

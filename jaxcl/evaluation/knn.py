@@ -1,10 +1,9 @@
 """Exact nearest neighbours by cosine similarity, and the classifier that lets them vote.
 
-The [M, N] matrix of similarities never exists: queries and features are cut into tiles, and each
-query keeps a running list of its best k.
+The [M, N] matrix of similarities never exists: queries and features are cut into tiles, which are
+read one at a time, and each query keeps a running list of its best k.
 """
 
-from functools import partial
 from typing import Literal
 
 import jax
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxcl.evaluation.blocks import normalized_rows, padded_tiles
+from jaxcl.evaluation.blocks import padded_tiles, unit_tiles
 from jaxcl.evaluation.validation import as_features, as_labels, check_count
 
 Weights = Literal["distance", "uniform"]
@@ -37,7 +36,8 @@ def nearest_neighbours(
       k: how many neighbours, 1 <= k <= N (N - 1 with `exclude_self`).
       exclude_self: query i is row i of `features` and not its own neighbour.
       block_size: rows of queries and of features in a tile; changes memory and speed, not the
-        result. A few [block_size, block_size + k] arrays of 4 bytes are alive at a time.
+        result. A few [block_size, block_size + k] arrays of 4 bytes are alive at a time, and no
+        copy of float32 features: they may be a memory map, larger than memory.
 
     Returns:
       (indices, similarities): [M, k] int32 rows of `features`, best first, and [M, k] float32.
@@ -59,15 +59,15 @@ def nearest_neighbours(
         )
     check_count("k", k, most=len(gallery) - exclude_self, of="features to choose from")
 
-    tiles = jnp.asarray(padded_tiles(normalized_rows(gallery), block_size))
     # Row -1 is nobody's: where queries are not the features, nothing is excluded.
     own_rows = np.arange(len(probes)) if exclude_self else np.full(len(probes), -1)
-    blocks = zip(
-        padded_tiles(normalized_rows(probes), block_size),
-        padded_tiles(own_rows.astype(np.int32), block_size),
-        strict=True,
-    )
-    found = [_best_rows(tiles, block, rows, len(gallery), k=k) for block, rows in blocks]
+    blocks = padded_tiles(own_rows.astype(np.int32), block_size)
+    found = []
+    for (_, block), rows in zip(unit_tiles(probes, block_size), blocks, strict=True):
+        best = _nothing(len(block), k)
+        for start, tile in unit_tiles(gallery, block_size):
+            best = _with_tile(best, block, rows, tile, start, len(gallery))
+        found.append(best)
     similarities, indices = (
         np.concatenate([np.asarray(part) for part in parts])[: len(probes)]
         for parts in zip(*found, strict=True)
@@ -75,31 +75,33 @@ def nearest_neighbours(
     return indices, similarities
 
 
-@partial(jax.jit, static_argnames="k")
-def _best_rows(
-    tiles: jax.Array, queries: jax.Array, own_rows: jax.Array, count: int, *, k: int
+def _nothing(queries: int, k: int) -> tuple[jax.Array, jax.Array]:
+    """The best k of no rows at all."""
+    return jnp.full((queries, k), -jnp.inf), jnp.full((queries, k), -1, jnp.int32)
+
+
+@jax.jit
+def _with_tile(
+    best: tuple[jax.Array, jax.Array],
+    queries: ArrayLike,
+    own_rows: ArrayLike,
+    tile: ArrayLike,
+    start: ArrayLike,
+    count: ArrayLike,
 ) -> tuple[jax.Array, jax.Array]:
-    """Running top-k of one block of queries [B, D] over tiles [T, C, D] that hold `count` rows."""
-
-    def merge(
-        best: tuple[jax.Array, jax.Array], tile_and_start: tuple[jax.Array, jax.Array]
-    ) -> tuple[tuple[jax.Array, jax.Array], None]:
-        tile, start = tile_and_start
-        rows = start + jnp.arange(tiles.shape[1], dtype=jnp.int32)  # [C]
-        # Full float32 also on GPU and TPU, whose default would reorder close neighbours.
-        similarities = jnp.matmul(queries, tile.T, precision=jax.lax.Precision.HIGHEST)  # [B, C]
-        allowed = (rows < count) & (rows != own_rows[:, None])
-        similarities = jnp.where(allowed, similarities, -jnp.inf)
-        # The best so far come first: they have the lower rows, and top_k takes the first of equals.
-        values = jnp.concatenate([best[0], similarities], axis=1)
-        values, positions = jax.lax.top_k(values, k)
-        kept = jnp.take_along_axis(best[1], jnp.minimum(positions, k - 1), axis=1)
-        return (values, jnp.where(positions < k, kept, start + positions - k)), None
-
-    shape = (queries.shape[0], k)
-    nothing = jnp.full(shape, -jnp.inf), jnp.full(shape, -1, jnp.int32)
-    starts = jnp.arange(tiles.shape[0], dtype=jnp.int32) * tiles.shape[1]
-    return jax.lax.scan(merge, nothing, (tiles, starts))[0]
+    """The best k, similarities and rows [B, k], of `best` and of a tile [C, D] that begins at row
+    `start` of `count`."""
+    (values, indices), tile = best, jnp.asarray(tile)
+    k = values.shape[1]
+    rows = start + jnp.arange(len(tile), dtype=jnp.int32)  # [C]
+    # Full float32 also on GPU and TPU, whose default would reorder close neighbours.
+    similarities = jnp.matmul(queries, tile.T, precision=jax.lax.Precision.HIGHEST)  # [B, C]
+    allowed = (rows < count) & (rows != jnp.asarray(own_rows)[:, None])
+    similarities = jnp.where(allowed, similarities, -jnp.inf)
+    # The best so far come first: they have the lower rows, and top_k takes the first of equals.
+    values, positions = jax.lax.top_k(jnp.concatenate([values, similarities], axis=1), k)
+    kept = jnp.take_along_axis(indices, jnp.minimum(positions, k - 1), axis=1)
+    return values, jnp.where(positions < k, kept, start + positions - k)
 
 
 def knn_scores(

@@ -1,12 +1,12 @@
 """Retrieval: whether what belongs together is found, across two sets or within one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxcl.evaluation.blocks import normalized_rows
+from jaxcl.evaluation.blocks import unit_tiles
 from jaxcl.evaluation.knn import nearest_neighbours
 from jaxcl.evaluation.validation import as_features, as_labels, check_count
 
@@ -71,7 +71,7 @@ def mean_reciprocal_rank(
     *,
     query_ids: ArrayLike | None = None,
     gallery_ids: ArrayLike | None = None,
-    block_size: int = 512,
+    block_size: int = 2048,
 ) -> float:
     """Mean over queries of 1 / rank of the first match among the whole gallery, by cosine.
 
@@ -82,7 +82,7 @@ def mean_reciprocal_rank(
       gallery: [N, D]; N = M without ids.
       query_ids: [M] integers or strings, with `gallery_ids`.
       gallery_ids: [N].
-      block_size: queries at a time; an array of so many rows of N is held.
+      block_size: queries, and rows of the gallery, at a time.
 
     Returns:
       0 to 1.
@@ -97,17 +97,33 @@ def mean_reciprocal_rank(
     kept = as_features("gallery", gallery)
     probes = as_features("queries", queries, width=kept.shape[1])
     probe_ids, kept_ids = _matching_ids(query_ids, gallery_ids, len(probes), len(kept))
-    kept, probes = normalized_rows(kept), normalized_rows(probes)
-    reciprocal = np.zeros(len(probes))
-    for start in range(0, len(probes), block_size):
-        rows = slice(start, start + block_size)
-        similarities = probes[rows] @ kept.T  # [block, N]
-        matches = kept_ids == probe_ids[rows, None]
-        best = np.where(matches, similarities, -np.inf).argmax(1)[:, None]
-        of_best = np.take_along_axis(similarities, best, 1)
-        earlier = (similarities == of_best) & (np.arange(len(kept)) < best)
-        reciprocal[rows] = 1 / (1 + ((similarities > of_best) | earlier).sum(1))
-    return float(reciprocal.mean())
+    ranks = []
+    for first, block in unit_tiles(probes, block_size):
+        block = block[: len(probes) - first]
+        ids = probe_ids[first : first + len(block), None]
+        best, place = np.full(len(block), -np.inf, np.float32), np.zeros(len(block), int)
+        for start, similarities, found in _against_tiles(block, kept, kept_ids, block_size):
+            matching = np.where(found == ids, similarities, -np.inf)
+            at = matching.argmax(1)
+            value = np.take_along_axis(matching, at[:, None], 1)[:, 0]
+            better = value > best  # of equals the earlier stays
+            best, place = np.where(better, value, best), np.where(better, start + at, place)
+        rank = np.ones(len(block), int)
+        for start, similarities, found in _against_tiles(block, kept, kept_ids, block_size):
+            earlier = start + np.arange(len(found)) < place[:, None]
+            before = (similarities > best[:, None]) | (similarities == best[:, None]) & earlier
+            rank += before.sum(1)
+        ranks.append(rank)
+    return float(np.mean(1 / np.concatenate(ranks)))
+
+
+def _against_tiles(
+    block: np.ndarray, gallery: np.ndarray, ids: np.ndarray, block_size: int
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Of each tile of the gallery its first row, cosines [B, C] with unit rows, and ids [C]."""
+    for start, tile in unit_tiles(gallery, block_size):
+        own = ids[start : start + len(tile)]
+        yield start, block @ tile[: len(own)].T, own
 
 
 def mean_average_precision_at_r(

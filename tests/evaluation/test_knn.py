@@ -1,3 +1,5 @@
+import tracemalloc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +8,7 @@ from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 from jaxcl.evaluation import knn_accuracy, knn_classify, knn_scores, nearest_neighbours
-from jaxcl.evaluation.knn import _best_rows
+from jaxcl.evaluation.knn import _nothing, _with_tile
 
 DIGITS = load_digits()
 TRAIN, TEST = DIGITS.data[:1400], DIGITS.data[1400:]
@@ -103,26 +105,41 @@ def test_a_zero_row_is_like_nothing_and_a_small_temperature_does_not_overflow():
 
 
 def test_memory_grows_with_the_block_not_with_queries_times_features():
-    count, width, k = 60_000, 512, 20
+    width, k = 512, 20
 
     def temporaries(block):
-        tiles = jax.ShapeDtypeStruct((-(-count // block), block, width), jnp.float32)
-        queries = jax.ShapeDtypeStruct((block, width), jnp.float32)
-        rows = jax.ShapeDtypeStruct((block,), jnp.int32)
-        compiled = _best_rows.lower(tiles, queries, rows, count, k=k).compile()
+        rows = jax.ShapeDtypeStruct((block, width), jnp.float32)
+        numbers = jax.ShapeDtypeStruct((block,), jnp.int32)
+        one = jax.ShapeDtypeStruct((), jnp.int32)
+        best = jax.eval_shape(lambda: _nothing(block, k))
+        compiled = _with_tile.lower(best, rows, numbers, rows, one, one).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
-    # A few [block, block + k] arrays: never [block, count], let alone [10,000, count].
+    # A few [block, block + k] arrays, however many features there are.
     assert temporaries(512) < 3 * 4 * 512 * (512 + k)
     assert temporaries(1024) < 3 * 4 * 1024 * (1024 + k)
 
 
+def test_features_are_read_a_tile_at_a_time(tmp_path):
+    """From a file that is mapped, without a copy of it in memory."""
+    np.save(tmp_path / "features.npy", random_features(200_000, width=40))
+    features = np.load(tmp_path / "features.npy", mmap_mode="r")
+    queries = np.asarray(features[[7, 199_999]])
+    nearest_neighbours(features, queries, 3)  # compiled
+    tracemalloc.start()
+    indices, _ = nearest_neighbours(features, queries, 3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(indices[:, 0], [7, 199_999])
+    assert peak < 0.25 * features.nbytes
+
+
 def test_blocks_of_one_shape_compile_once():
     features, queries = random_features(101, width=9), random_features(57, width=9, seed=1)
-    _best_rows.clear_cache()
+    _with_tile.clear_cache()
     nearest_neighbours(features, queries, 3, block_size=10)
     nearest_neighbours(features[:95], queries[:33], 3, block_size=10)
-    assert _best_rows._cache_size() <= 2  # 11 and 10 tiles of features; any number of query blocks
+    assert _with_tile._cache_size() <= 2  # the first tile of all, and any later one
 
 
 @pytest.mark.parametrize(
