@@ -103,8 +103,8 @@ def main() -> None:
         np.save(folder / "queries.npy", queries)
         size = features.nbytes / 1e9
         del features
-        print(f"{given.rows:,} x {given.dim} float32, {size:.2f} GB; {given.queries} queries, each one's ")
-        print(f"{given.k} nearest; {os.cpu_count()} cores")
+        print(f"{given.rows:,} x {given.dim} float32, {size:.2f} GB; {given.queries} queries,")
+        print(f"each one's {given.k} nearest; {os.cpu_count()} cores")
         print(f"{'':<14}{'seconds':>9}{'queries/s':>11}{'more GB held':>14}{'found as jaxcl':>16}")
         for name in CONTENDERS:
             command = [sys.executable, __file__, "--contend", name, "--folder", str(folder)]

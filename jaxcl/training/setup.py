@@ -227,6 +227,10 @@ def _set_up(experiment: Experiment, given: Sequence[jax.Device] | None) -> Setup
         total_steps=total_steps,
         notices=tuple(notices),
     )
+    kept = getattr(setup.state_shapes.method, "frozen", {})
+    random = sorted({*kept} - {start.network for start in experiment.start})
+    if random:
+        setup = dataclasses.replace(setup, notices=(*notices, _keeps_random(random)))
     # Traces views, networks and loss: what does not fit is said now, and the trace serves later
     # where it can.
     state, batch = setup.placed_shapes(), setup.devices.split_shapes(setup.batch_shapes())
@@ -279,3 +283,10 @@ def _check_evaluation(experiment: Experiment, source: Source) -> None:
 
 def _sides(source: Source) -> str:
     return "x".join(map(str, image_shape(source)))
+
+
+def _keeps_random(networks: Sequence[str]) -> str:
+    return (
+        f"{', '.join(networks)} keeps the weights that it starts from, and these are random: "
+        "give it others by start"
+    )

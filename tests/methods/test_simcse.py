@@ -1,5 +1,7 @@
 """SimCSE against its equations, in NumPy."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -67,9 +69,10 @@ def test_views_of_one_text_differ_by_dropout_alone():
         assert differ.all() if dropout else not differ.any()
 
 
-def test_everyones_hard_negatives_are_seen_on_any_number_of_devices():
+@pytest.mark.parametrize("guide", [None, MLP((3,))], ids=["alone", "guided"])
+def test_everyones_hard_negatives_are_seen_on_any_number_of_devices(guide):
     views = tuple(jnp.asarray(rows) for rows in np.random.default_rng(2).normal(size=(3, 8, 7)))
-    method = SimCSE(MLP((12, 5)), temperature=0.3)
+    method = SimCSE(MLP((12, 5)), temperature=0.3, guide=guide, guide_margin=0.1)
     params, state = method.init(KEY, Batch(views))
     found = []
     for devices in (1, 2, 4, 8):
@@ -85,6 +88,50 @@ def test_everyones_hard_negatives_are_seen_on_any_number_of_devices():
         found.append(jax.tree.map(lambda x: x[0], jax.jit(mapped)(params, batch)))
     for other in found[1:]:
         chex.assert_trees_all_close(other, found[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("hard", "margin"), [(0, 0.0), (0, 0.3), (2, 0.1)])
+def test_a_guide_leaves_out_what_it_finds_as_alike_as_the_positive(hard, margin):
+    rows, told = embeddings(2 + hard), np.random.default_rng(5).normal(size=(2 + hard, N, 3))
+    queries, *candidates = map(unit, rows)
+    guides, *guided = map(unit, told)
+    each, left_out = [], 0
+    for i in range(N):
+        positive = np.exp(queries[i] @ candidates[0][i] / 0.3)
+        total = positive
+        for view, of_guide in zip(candidates, guided, strict=True):
+            for j in range(N):
+                if view is candidates[0] and j == i:
+                    continue
+                if guides[i] @ of_guide[j] >= guides[i] @ guided[0][i] - margin:
+                    left_out += 1
+                    continue
+                total += np.exp(queries[i] @ view[j] / 0.3)
+        each.append(-np.log(positive / total))
+    options = {"guide": MLP((3,)), "guide_margin": margin}
+    loss, metrics = objective([*rows, *told.astype(np.float32)], **options)
+    np.testing.assert_allclose(loss, np.mean(each), rtol=1e-5)
+    assert 0 < left_out < N * N * (1 + hard) - N
+    np.testing.assert_allclose(metrics["false_negatives"], left_out / (N * N * (1 + hard)))
+
+
+def test_a_guide_learns_nothing_and_reads_what_it_is_given():
+    views = tuple(jnp.asarray(rows) for rows in np.random.default_rng(2).normal(size=(2, 8, 7)))
+    method = SimCSE(MLP((12, 5)), guide=MLP((4,)), guide_margin=0.2)
+    params, state = method.init(KEY, Batch(views))
+    assert "guide" not in params
+    (*_, first, second), _ = method.represent(params, state, Batch(views), key=KEY)
+    for told, view in zip((first, second), views, strict=True):
+        expected = MLP((4,)).apply({"params": state.frozen["guide"]}, view)
+        np.testing.assert_allclose(told, expected, rtol=1e-6)
+    gradient = jax.grad(
+        lambda frozen: method.loss(
+            params, dataclasses.replace(state, frozen=frozen), Batch(views), key=KEY
+        )[0]
+    )(state.frozen)
+    assert all(not leaf.any() for leaf in jax.tree.leaves(gradient))
+    with pytest.raises(ValueError, match="guide_margin must be 0 to 2, got -1"):
+        SimCSE(MLP((4,)), guide_margin=-1)
 
 
 def test_one_view_is_too_few():

@@ -281,6 +281,7 @@ def save_start(folder, **changes):
         (methods.MoCo(ENCODER, queue_size=32, shuffle=False), "encoder"),
         (methods.clip(ENCODER, ENCODER, dim=4), "text_encoder"),
         (methods.lit(ENCODER, ENCODER, dim=8), "image_encoder"),
+        (methods.SimCSE(ENCODER, guide=ENCODER), "guide"),
     ],
 )
 def test_networks_start_from_weights_and_so_do_their_targets(folder, tmp_path, method, network):
@@ -297,6 +298,15 @@ def test_networks_start_from_weights_and_so_do_their_targets(folder, tmp_path, m
         np.testing.assert_array_equal(state[place], wanted[name], err_msg=place)
     of_target = 2 if isinstance(method, methods.MoCo) else 1
     assert len(places) == of_target * len(wanted)
+
+
+def test_what_keeps_random_weights_is_said(folder, tmp_path):
+    save_start(tmp_path)
+    start = (pretrained.HuggingFaceText(str(tmp_path), network="guide"),)
+    experiment = text_experiment(folder, method=methods.SimCSE(ENCODER, guide=ENCODER))
+    assert any("guide keeps the weights" in said for said in training.set_up(experiment).notices)
+    experiment = dataclasses.replace(experiment, start=start)
+    assert not any("keeps" in said for said in training.set_up(experiment).notices)
 
 
 def test_a_start_that_does_not_fit_is_refused(folder, tmp_path):
