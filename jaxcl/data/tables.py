@@ -132,10 +132,10 @@ def _of_json_lines(path: str, columns: Sequence[str]) -> dict[str, Column]:
                     "or a list of texts"
                 )
             found[name].append(value)
-    return {name: _as_column(f"{path}, {name}", values) for name, values in found.items()}
+    return {name: as_column(f"{path}, {name}", values) for name, values in found.items()}
 
 
-def _as_column(what: str, values: list) -> Column:
+def as_column(what: str, values: list) -> Column:
     """Texts alone, or lists of texts filled up to the longest."""
     kinds = {type(value) for value in values}
     if len(kinds) > 1:

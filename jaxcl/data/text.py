@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -10,6 +11,7 @@ import numpy as np
 from jaxcl.data.parts import joined_groups
 from jaxcl.data.source import Record, SourceConfig
 from jaxcl.data.tables import Column, read_columns
+from jaxcl.data.tfds import is_prepared, read_prepared_texts
 from jaxcl.data.tokenizer import NOTHING, Tokenizer, TooLong, shown
 
 Empty = Literal["skip", "refuse", "keep"]
@@ -99,17 +101,19 @@ class TextSource:
 @dataclasses.dataclass(frozen=True)
 class Texts(SourceConfig):
     """Texts from a file: a text a line (.txt), CSV or TSV with named columns, JSON lines, or string
-    arrays of an .npz; all of these but .npz also with .gz.
+    arrays of an .npz; all of these but .npz also with .gz. Or from a data set that
+    tensorflow-datasets prepared.
 
     All texts are held in memory, as tokens.
     """
 
     path: str
-    """The file."""
+    """The file; or a prepared directory, as of `TFDS`."""
     tokenizer: str
     """A tokenizer.json, or the folder of a model with one."""
     columns: tuple[str, ...] = ("text",)
-    """Names of the columns; each becomes a field of the record. Of a .txt: the field's name."""
+    """Names of the columns; each becomes a field of the record. Of a .txt: the field's name. Of a
+    prepared directory: names of features, such as "captions/text" for one within another."""
     label: str | None = None
     """Name of a column of labels; None: no labels."""
     max_length: int = 128
@@ -118,6 +122,8 @@ class Texts(SourceConfig):
     """What becomes of longer texts: cut off, and counted; or refused."""
     empty: Empty = "skip"
     """What becomes of records with an empty text: passed over, and counted; refused; or kept."""
+    split: str = "train"
+    """Of a prepared directory the split, or a part of one: "train[:10%]"."""
 
     def open(self) -> TextSource:
         """Reads the file, and makes tokens of it.
@@ -133,11 +139,17 @@ class Texts(SourceConfig):
             self.tokenizer, max_length=self.max_length, too_long=self.too_long
         )
         wanted = [*self.columns, *([] if self.label is None else [self.label])]
-        read = read_columns(self.path, wanted)
+        read = self.read(wanted)
         labels = None if self.label is None else np.asarray(read.pop(self.label))
         if labels is not None and labels.ndim != 1:
             raise ValueError(f"{self.path}: {self.label} has several texts a record, and no label")
         return TextSource(read, tokenizer, empty=self.empty, labels=labels, what=self.path)
+
+    def read(self, columns: Sequence[str]) -> dict[str, Column]:
+        """Columns of the file as they are written, by name; numbers too. Raises as `open`."""
+        if is_prepared(os.path.expanduser(self.path)):
+            return read_prepared_texts(self.path, self.split, columns)
+        return read_columns(self.path, columns)
 
 
 @dataclasses.dataclass(frozen=True)

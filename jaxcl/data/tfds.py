@@ -4,15 +4,19 @@ import dataclasses
 import functools
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxcl.data.decoding import check_one_shape, check_size_and_channels, decode, read_or_next
 from jaxcl.data.source import Record, SourceConfig
+from jaxcl.data.tables import Column, as_column
 
 if TYPE_CHECKING:
     from tensorflow_datasets.core import DatasetBuilder
+
+
+_INFO = "dataset_info.json"
 
 
 class TFDSSource:
@@ -55,21 +59,7 @@ class TFDSSource:
         self._size = size
         self._channels = 1 if features[image].shape[-1] == 1 else 3
         self._where = f"{where} [{split}]"
-        # Pictures stay encoded here, so that `decode` treats them, damage included, as it does
-        # files in folders.
-        encoded = {
-            name: tfds.decode.SkipDecoding()
-            for name, feature in features.items()
-            if isinstance(feature, tfds.features.Image)
-        }
-        try:
-            self._records = builder.as_data_source(split=split, decoders=encoded)
-            if not len(self._records):
-                raise ValueError("it holds no records")
-        except ValueError as error:
-            raise ValueError(
-                f"cannot read {self._where}: {error}; its splits are {[*builder.info.splits]}"
-            ) from error
+        self._records = _encoded_records(builder, split)
         first = read_or_next(0, len(self), self._read)
         self.image_shape: tuple[int, int, int] = first["image"].shape
 
@@ -95,12 +85,7 @@ class TFDSSource:
         return found
 
     def _features(self, record: int) -> dict:
-        try:
-            return self._records[record]
-        except (OSError, RuntimeError) as error:
-            raise ValueError(
-                f"{self._name(record)} cannot be read ({error}): copy or prepare the data set again"
-            ) from error
+        return _read_record(self._records, record, self._name(record))
 
     def _name(self, record: int) -> str:
         return f"record {record} of {self._where}"
@@ -157,24 +142,124 @@ class TFDS(SourceConfig):
             another format.
         """
         check_size_and_channels(self.size, channels=3)
-        path = os.path.expanduser(self.path)
-        if not os.path.isfile(os.path.join(path, "dataset_info.json")):
-            raise FileNotFoundError(
-                f"{path} is no prepared data set: give the folder of a version, in which "
-                "dataset_info.json lies"
-            )
-        try:
-            import tensorflow_datasets as tfds
-        except ImportError as error:
-            raise ImportError(
-                f"reading {path} needs tensorflow-datasets ({error}): "
-                "pip install tensorflow-datasets importlib_resources"
-            ) from error
-        builder = tfds.builder_from_directory(path)
-        file_format = builder.info.file_format
-        if file_format is not tfds.core.FileFormat.ARRAY_RECORD:
-            raise ValueError(
-                f"{path} is prepared as {file_format.value} files, which have no random access: "
-                'prepare it with file_format="array_record"'
-            )
+        builder = open_prepared(self.path)
         return TFDSSource(builder, self.split, self.image, self.label, self.size)
+
+
+def read_prepared_texts(path: str, split: str, columns: Sequence[str]) -> dict[str, Column]:
+    """Text features of a prepared data set, in memory.
+
+    Args:
+      path: as in `TFDS`.
+      split: as in `TFDS`.
+      columns: names of features that are texts, lists of texts, numbers or class labels; of what
+        lies within another, such as "captions/text", the names from outside in.
+
+    Returns:
+      The columns by name, all as long; numbers as they are written, class labels by their names.
+
+    Raises:
+      FileNotFoundError: if the directory is no prepared data set.
+      ImportError: if tensorflow-datasets is not installed.
+      ValueError: if the split or a feature is missing or of another kind.
+    """
+    builder = open_prepared(path)
+    features = {name: _feature(builder, name) for name in columns}
+    records, where = _encoded_records(builder, split), f"{builder.data_dir} [{split}]"
+    found: dict[str, list] = {name: [] for name in columns}
+    for number in range(len(records)):
+        record = _read_record(records, number, f"record {number} of {where}")
+        for name, feature in features.items():
+            value: Any = record
+            for part in name.split("/"):
+                value = value[part]
+            found[name].append(_as_text(value, getattr(feature, "names", None)))
+    return {name: as_column(f"{where}, {name}", values) for name, values in found.items()}
+
+
+def open_prepared(path: str) -> "DatasetBuilder":
+    """The builder of a directory that tensorflow-datasets prepared; raises as `TFDS.open`."""
+    path = os.path.expanduser(path)
+    if not is_prepared(path):
+        raise FileNotFoundError(
+            f"{path} is no prepared data set: give the folder of a version, in which {_INFO} lies"
+        )
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise ImportError(
+            f"reading {path} needs tensorflow-datasets ({error}): "
+            "pip install tensorflow-datasets importlib_resources"
+        ) from error
+    builder = tfds.builder_from_directory(path)
+    file_format = builder.info.file_format
+    if file_format is not tfds.core.FileFormat.ARRAY_RECORD:
+        raise ValueError(
+            f"{path} is prepared as {file_format.value} files, which have no random access: "
+            'prepare it with file_format="array_record"'
+        )
+    return builder
+
+
+def is_prepared(path: str) -> bool:
+    """Whether a directory is one that tensorflow-datasets prepared."""
+    return os.path.isfile(os.path.join(path, _INFO))
+
+
+def _encoded_records(builder: "DatasetBuilder", split: str) -> Sequence[dict]:
+    """The records of a split, with pictures as they lie in the file: so that `decode` treats them,
+    damage included, as it does files in folders."""
+    import tensorflow_datasets as tfds
+
+    encoded = {
+        name: tfds.decode.SkipDecoding()
+        for name, feature in builder.info.features.items()
+        if isinstance(feature, tfds.features.Image)
+    }
+    try:
+        records = builder.as_data_source(split=split, decoders=encoded)
+        if not len(records):
+            raise ValueError("it holds no records")
+    except ValueError as error:
+        raise ValueError(
+            f"cannot read {builder.data_dir} [{split}]: {error}; its splits are "
+            f"{[*builder.info.splits]}"
+        ) from error
+    return records
+
+
+def _read_record(records: Sequence[dict], number: int, name: str) -> dict:
+    try:
+        return records[number]
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"{name} cannot be read ({error}): copy or prepare the data set again"
+        ) from error
+
+
+def _feature(builder: "DatasetBuilder", name: str) -> Any:
+    """A feature by its path; of a sequence, that of its elements."""
+    import tensorflow_datasets as tfds
+
+    found: Any = builder.info.features
+    for part in name.split("/"):
+        found = found.feature if isinstance(found, tfds.features.Sequence) else found
+        if not isinstance(found, tfds.features.FeaturesDict) or part not in found:
+            raise ValueError(
+                f"{builder.data_dir} has no feature {name!r}: it has "
+                f"{', '.join(builder.info.features)}"
+            )
+        found = found[part]
+    found = found.feature if isinstance(found, tfds.features.Sequence) else found
+    if not isinstance(found, tfds.features.Text | tfds.features.ClassLabel) and found.shape != ():
+        raise ValueError(f"feature {name!r} of {builder.data_dir} is {found}, expected texts")
+    return found
+
+
+def _as_text(value: Any, names: Sequence[str] | None) -> str | list[str]:
+    """A value of a feature: a text, a list of texts for several, a label's name."""
+    if isinstance(value, list | tuple) or np.ndim(value):
+        return [str(_as_text(one, names)) for one in value]
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    return str(value) if names is None or value < 0 else names[int(value)]

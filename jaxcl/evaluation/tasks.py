@@ -10,7 +10,6 @@ import numpy as np
 from jaxcl.data import Source, SourceConfig, Texts, Tokenizer, pad_tokens
 from jaxcl.data.parts import OneField
 from jaxcl.data.source import inputs_of
-from jaxcl.data.tables import read_columns
 from jaxcl.evaluation.geometry import alignment, uniformity
 from jaxcl.evaluation.retrieval import mean_reciprocal_rank, recall_at_k
 from jaxcl.methods import MultiModal
@@ -50,7 +49,7 @@ class Similarity(Task):
         if len(self.texts.columns) != 2:
             raise ValueError(f"expected two columns of texts, got {', '.join(self.texts.columns)}")
         path, column = self.texts.path, self.score
-        given = read_columns(path, (column,))[column]
+        given = self.texts.read((column,))[column]
         try:
             scores = np.array(given, float)
         except ValueError as error:

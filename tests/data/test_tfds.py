@@ -12,7 +12,7 @@ import pytest
 # spoils the finalizers of whatever the garbage collector finds in that moment.
 import tensorflow_datasets  # noqa: F401
 
-from jaxcl.data import TFDS, Batches
+from jaxcl.data import TFDS, Batches, Paired, Texts, train_tokenizer
 
 # Preparing runs in its own process, so that reading is seen to need nothing of the builder's code.
 PREPARE = """
@@ -34,6 +34,7 @@ class Tiny(tfds.core.GeneratorBasedBuilder):
                 "label": tfds.features.ClassLabel(names=["cat", "dog"]),
                 "number": np.int64,
                 "title": tfds.features.Text(),
+                "captions": tfds.features.Sequence({"text": tfds.features.Text()}),
             }),
         )
 
@@ -51,7 +52,8 @@ class Tiny(tfds.core.GeneratorBasedBuilder):
                 "grey": png(np.full((4, 4), i, np.uint8)),
                 "label": i % 2,
                 "number": i,
-                "title": str(i),
+                "title": f"the number {i}" if i != 5 else "",
+                "captions": {"text": [f"{i} drawn", f"número {i}"][: 1 + i % 2]},
             }
 
 
@@ -150,6 +152,56 @@ def test_batches_from_worker_processes(prepared):
 def test_refuses_options(prepared, options, message):
     with pytest.raises(ValueError, match=message):
         TFDS(prepared, **options).open()
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    texts = [f"the number {i} drawn, número" for i in range(12)]
+    train_tokenizer(texts, vocabulary=60, kind="wordpiece").tokenizer.save(str(path))
+    return str(path)
+
+
+def test_texts_are_those_of_the_records(prepared, tokenizer):
+    numbers = TFDS(prepared, label="number").open().labels
+    source = Texts(prepared, tokenizer, ("title", "captions/text"), label="label").open()
+    kept = numbers[numbers != 5]
+    assert source.columns["title"] == [f"the number {i}" for i in kept]
+    captions = [[f"{i} drawn", f"número {i}" if i % 2 else ""] for i in kept]
+    assert source.columns["captions/text"] == captions
+    assert source.label_names == ("cat", "dog")
+    np.testing.assert_array_equal(source.labels, kept % 2)
+    assert source.notices == (f"1 records of {prepared} have an empty text and are passed over",)
+    several = source[0]["captions/text"]
+    assert several.ndim == 2
+    part = Texts(prepared, tokenizer, ("title",), split="train[:50%]", empty="keep").open()
+    assert len(part) == 6
+    assert Texts(prepared, tokenizer).read(("number",))["number"] == [*map(str, numbers)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"columns": ("text",)}, "no feature 'text': it has .*title"),
+        ({"columns": ("title/text",)}, "no feature 'title/text'"),
+        ({"columns": ("image",)}, "feature 'image' .* expected texts"),
+        ({"columns": ("title",), "split": "valid"}, "'valid'.*'train'"),
+    ],
+)
+def test_refuses_what_is_no_text(prepared, tokenizer, options, message):
+    with pytest.raises(ValueError, match=message):
+        Texts(prepared, tokenizer, **options).open()
+
+
+def test_pictures_and_texts_of_one_record_stand_together(prepared, tokenizer):
+    titles = Texts(prepared, tokenizer, ("title",), empty="keep")
+    paired = Paired((TFDS(prepared, label="number"), titles)).open()
+    read = titles.open()
+    for record in range(12):
+        title = read.columns["title"][record]
+        found = paired[record]
+        if title and not found["replaced"]:
+            assert title == f"the number {found['image'][0, 0, 0]}"
 
 
 def test_refuses_what_is_not_prepared(prepared, tmp_path):
