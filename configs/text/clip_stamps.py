@@ -41,6 +41,7 @@ def config() -> training.Experiment:
         run=training.Run(devices=1),
         tasks=(
             tasks.Retrieval("captions", pictures("test"), "image", "caption"),
+            tasks.Retrieval("languages", pictures("test"), "caption", "caption"),
             tasks.ZeroShot("categories", pictures("test"), "image", TOKENIZER, "caption", PROMPTS),
         ),
     )

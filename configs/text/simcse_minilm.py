@@ -27,8 +27,8 @@ def config() -> training.Experiment:
         f"{FOLDER}/verses_held_out.tsv", folder, ("king_james", "world_english"), max_length=64
     )
     pairs = {
-        name: data.Texts(f"{FOLDER}/{name}.tsv", folder, ("first", "second"))
-        for name in ("simlex", "wordsim")
+        name: data.Texts(f"{FOLDER}/{name}.tsv", folder, ("first", "second"), max_length=256)
+        for name in ("simlex", "wordsim", "lee")
     }
     return training.Experiment(
         data=data.Texts(f"{FOLDER}/sentences.txt", folder, max_length=64),
@@ -41,8 +41,9 @@ def config() -> training.Experiment:
         train=training.Train(batch_size=64, epochs=0.02, apart=True),
         run=training.Run(devices=1),
         tasks=(
-            tasks.Retrieval("paraphrases", verses, "king_james", "world_english"),
+            tasks.Retrieval("paraphrases", verses, "king_james", "world_english", centre=True),
             tasks.Similarity("SimLex", pairs["simlex"], "score"),
             tasks.Similarity("WordSim", pairs["wordsim"], "score"),
+            tasks.Similarity("Lee", pairs["lee"], "score"),
         ),
     )
