@@ -28,15 +28,15 @@ def config():
             dim=8,
         ),
         optimizer=training.AdamW(learning_rate=0.01, scaling="none"),
-        train=training.Train(batch_size=16, epochs=300),
+        train=training.Train(batch_size=16, epochs=1),
         run=training.Run(devices=1),
     )
 """
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Sixteen plain pictures and the names of their colours, learned by heart."""
+def written(tmp_path_factory):
+    """Sixteen plain pictures, the names of their colours, and a config."""
     folder = tmp_path_factory.mktemp("run")
     levels = (0, 255)
     colours = [(r, g, b) for r in levels for g in levels for b in (0, 120, 200, 255)]
@@ -48,16 +48,32 @@ def trained(tmp_path_factory):
     images = np.broadcast_to(np.array(colours, np.uint8)[:, None, None], (16, 8, 8, 3))
     np.savez(folder / "pictures.npz", image=images, caption=np.array(captions))
     (folder / "captions.txt").write_text("\n".join([*captions, "", " "]) + "\n")
+    (folder / "config.py").write_text(CONFIG.format(folder=str(folder)))
     out = ["--out", str(folder / "tokenizer.json")]
     make = ["tokenizer", str(folder / "captions.txt"), "--kind", "wordpiece", "--vocabulary", "60"]
     assert main([*make, *out]) == 0
-    (folder / "config.py").write_text(CONFIG.format(folder=str(folder)))
-    assert main(["train", str(folder / "config.py"), "--out", str(folder / "run")]) == 0
     return folder, captions
 
 
-def test_the_tokenizer_says_how_long_texts_are(trained, capsys, tmp_path):
-    folder, _ = trained
+@pytest.fixture(scope="module")
+def begun(written):
+    """One step."""
+    folder, _ = written
+    assert main(["train", str(folder / "config.py"), "--out", str(folder / "run")]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(written):
+    """Learned by heart."""
+    folder, captions = written
+    out = ["--out", str(folder / "trained"), "--train.epochs", "300"]
+    assert main(["train", str(folder / "config.py"), *out]) == 0
+    return folder, captions
+
+
+def test_the_tokenizer_says_how_long_texts_are(written, capsys, tmp_path):
+    folder, _ = written
     out = tmp_path / "new" / "own.json"
     files = [str(folder / "captions.txt"), str(folder / "pictures.npz")]
     assert main(["tokenizer", files[0], "--vocabulary", "300", "--out", str(out)]) == 0
@@ -69,10 +85,11 @@ def test_the_tokenizer_says_how_long_texts_are(trained, capsys, tmp_path):
     assert main(both) == 0
 
 
+@pytest.mark.slow
 def test_texts_find_pictures_and_pictures_texts(trained, capsys, tmp_path):
     folder, captions = trained
     pictures, texts = str(tmp_path / "pictures.npz"), str(tmp_path / "texts.npz")
-    run = str(folder / "run")
+    run = str(folder / "trained")
     assert main(["embed", run, str(folder / "pictures.npz"), "--out", pictures]) == 0
     assert main(["embed", run, "--text", str(folder / "captions.txt"), "--out", texts]) == 0
     assert "16 x 8 features" in capsys.readouterr().out
@@ -136,8 +153,8 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_commands_are_told_in_a_line(trained, capsys, tmp_path, monkeypatch, case):
-    folder, _ = trained
+def test_bad_commands_are_told_in_a_line(begun, capsys, tmp_path, monkeypatch, case):
+    folder = begun
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.txt").write_text("\n")
     np.savez(tmp_path / "i.npz", features=np.ones((3, 8), np.float32), names=np.array(["a"] * 3))

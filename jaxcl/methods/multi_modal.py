@@ -104,7 +104,7 @@ class MultiModal(Method):
     "siglip" its bias. Where an example lacks a modality (`Batch.there`, or a text without tokens),
     it has no part in the pairs of it, and passes its tower as zeros, which batch statistics count:
     give such a tower another norm. Texts of a batch that are the same, token by token, are no
-    negatives of one another; of a pair of texts, those of its second.
+    negatives of one another, nor past ones; of a pair of texts, those of its second.
 
     With a `queue_size`, queries meet keys of slowly moving towers, of this and past batches (MoCo
     over modalities, as ALBEF: Li et al., 2021, section 3.2), so that small batches see many
@@ -220,8 +220,10 @@ class MultiModal(Method):
                 params=start_target(params),
                 batch_stats=start_target(batch_stats),
                 queues={
-                    tower.name: memory.init_queue(key, self.queue_size, widths[tower.name])
-                    for tower, key in zip(self.towers, queue_keys, strict=True)
+                    tower.name: memory.init_queue(
+                        key, self.queue_size, widths[tower.name], ids=_is_text(view)
+                    )
+                    for tower, key, view in zip(self.towers, queue_keys, batch.views, strict=True)
                 },
             )
         return params | {"scales": scales}, MultiModalState(batch_stats, frozen, slow)
@@ -277,12 +279,22 @@ class MultiModal(Method):
         for pair in self.all_pairs:
             scale = self._scale(pair).apply({"params": params["scales"][pair.name]})
             where = _both(there[pair.first], there[pair.second])
-            ids = _same_text(views[pair.first], views[pair.second])
+            text = next((n for n in (pair.second, pair.first) if _is_text(views[n])), None)
+            ids = None if text is None else text_number(views[text])
             two = online[pair.first], online[pair.second]
             if state.memory is not None:
                 slow_two = slow[pair.first], slow[pair.second]
-                queues = state.memory.queues[pair.first], state.memory.queues[pair.second]
-                each = _against_memory(*two, *slow_two, *queues, scale, ids, axis_name)
+                queues = state.memory.queues
+                past_ids = None if text is None else queues[text].ids
+                each = _against_memory(
+                    two,
+                    slow_two,
+                    (queues[pair.first].embeddings, queues[pair.second].embeddings),
+                    logit_scale=scale,
+                    ids=ids,
+                    past_ids=past_ids,
+                    axis_name=axis_name,
+                )
                 candidates = len(two[0]) * axis_size(axis_name) + self.queue_size
                 losses[pair.name] = each.mean()
                 chances.append(jnp.log(jnp.float32(candidates)))
@@ -305,7 +317,12 @@ class MultiModal(Method):
             metrics["chance_loss"] = jnp.stack([weight * own for weight, own in weighted]).sum()
         if state.memory is not None:
             queues_after = {
-                name: memory.enqueue(queue, slow[name], axis_name=axis_name)
+                name: memory.enqueue(
+                    queue,
+                    slow[name],
+                    ids=text_number(views[name]) if _is_text(views[name]) else None,
+                    axis_name=axis_name,
+                )
                 for name, queue in state.memory.queues.items()
             }
             after = dataclasses.replace(state.memory, queues=queues_after)
@@ -430,33 +447,33 @@ class MultiModal(Method):
 
 
 def _against_memory(
-    first: jax.Array,
-    second: jax.Array,
-    first_keys: jax.Array,
-    second_keys: jax.Array,
-    first_queue: memory.Queue,
-    second_queue: memory.Queue,
+    online: tuple[jax.Array, jax.Array],
+    slow: tuple[jax.Array, jax.Array],
+    past: tuple[jax.Array, jax.Array],
+    *,
     logit_scale: jax.Array,
     ids: jax.Array | None,
+    past_ids: jax.Array | None,
     axis_name: str | None,
 ) -> jax.Array:
-    """Losses [2N] of each modality's embeddings against the other's slow ones, of which everyone's
-    and the queue's are negatives."""
-    own = row_numbers(len(first), axis_name) if ids is None else ids
-    everyones = gather_rows(own, axis_name)
+    """Losses [2N] of each of two modalities against the other's slow embeddings, of which
+    everyone's and past ones are negatives; row i of both queues is of one example."""
+    own = row_numbers(len(online[0]), axis_name) if ids is None else ids
+    past_ids = jnp.full(len(past[0]), -1) if past_ids is None else past_ids
+    negative_ids = jnp.concatenate([gather_rows(own, axis_name), past_ids])
 
-    def one_way(queries: jax.Array, keys: jax.Array, queue: memory.Queue) -> jax.Array:
+    def one_way(queries: jax.Array, keys: jax.Array, before: jax.Array) -> jax.Array:
         return info_nce(
             queries,
             keys,
-            jnp.concatenate([gather_rows(keys, axis_name), queue.embeddings]),
+            jnp.concatenate([gather_rows(keys, axis_name), before]),
             temperature=jnp.exp(-logit_scale),
             ids=own,
-            negative_ids=jnp.concatenate([everyones, jnp.full(len(queue.embeddings), -1)]),
+            negative_ids=negative_ids,
         )
 
     return jnp.concatenate(
-        [one_way(first, second_keys, second_queue), one_way(second, first_keys, first_queue)]
+        [one_way(online[0], slow[1], past[1]), one_way(online[1], slow[0], past[0])]
     )
 
 
@@ -464,17 +481,12 @@ def _blank(view: jax.Array, where: jax.Array | None) -> jax.Array:
     """A view with nothing in the rows that are not there, whatever filled them."""
     if where is None:
         return view
-    nothing = -1 if jnp.issubdtype(view.dtype, jnp.integer) else 0
+    nothing = -1 if _is_text(view) else 0
     return jnp.where(where.reshape(-1, *(1,) * (view.ndim - 1)), view, nothing)
 
 
-def _same_text(first: jax.Array, second: jax.Array) -> jax.Array | None:
-    """Numbers [N] that are equal for the same text, of the second view if it is one, else of the
-    first; None where neither is."""
-    for view in (second, first):
-        if jnp.issubdtype(view.dtype, jnp.integer):
-            return text_number(view)
-    return None
+def _is_text(view: jax.Array) -> bool:
+    return jnp.issubdtype(view.dtype, jnp.integer)
 
 
 def text_number(tokens: jax.Array) -> jax.Array:
