@@ -12,6 +12,7 @@ import optax
 from jaxcl.data import Source, records_apart_at, steps_per_epoch
 from jaxcl.data.source import THERE, image_shape, inputs_of
 from jaxcl.extras import MissingExtra
+from jaxcl.methods import MultiModal
 from jaxcl.methods.gradient_cache import check_micro_batch
 from jaxcl.training.devices import AXIS, DeviceMap, check_batch_size, choose_devices
 from jaxcl.training.errors import UserError
@@ -194,7 +195,7 @@ def _set_up(experiment: Experiment, given: Sequence[jax.Device] | None) -> Setup
         *method.check_labels(source.labels, batch_size=train.batch_size),
         *getattr(source, "notices", ()),
     ]
-    _check_vocabulary(source, experiment)
+    _check_texts(source, experiment)
     if train.apart:
         groups = getattr(source, "groups", None)
         if groups is None:
@@ -240,17 +241,31 @@ def _set_up(experiment: Experiment, given: Sequence[jax.Device] | None) -> Setup
     return setup
 
 
-def _check_vocabulary(source: Source, experiment: Experiment) -> None:
-    """Raises where tokens of the data are unknown to a network: out of its table, they would be
-    taken for others."""
-    tokens = getattr(source, "vocabulary", None) or {}
-    for field, name, network in networks_of_fields(experiment):
+def _check_texts(source: Source, experiment: Experiment) -> None:
+    """Raises where tokens of the data are unknown to a network (out of its table, they would be
+    nothing at all), or where a method counts texts that have none."""
+    tokens, method = getattr(source, "vocabulary", None) or {}, experiment.method
+    takes = networks_of_fields(experiment)
+    if not isinstance(method, MultiModal):
+        of_each = dict.fromkeys(experiment.views.of_each)
+        takes = [(field, *named) for field in of_each for named in method.networks.items()]
+    for field, name, network in takes:
         known = getattr(network, "vocabulary", None)
         if field in tokens and known is not None and tokens[field] > known:
             raise ValueError(
                 f"the data's tokenizer has {tokens[field]} tokens and method.{name} knows {known}: "
                 f"set method.{name}.vocabulary to {tokens[field]}, or give the tokenizer that it "
                 "was made for"
+            )
+    if isinstance(method, MultiModal) and not method.queue_size:
+        return
+    for field, lengths in (getattr(source, "lengths", None) or {}).items():
+        empty = int(np.sum(lengths == 0))
+        if empty and field in experiment.views.of_each:
+            raise ValueError(
+                f"{empty} of {len(lengths)} records have no text in {field!r}, and "
+                f"{type(method).__name__} counts every one: set empty='skip' of the texts"
+                + (", or method.queue_size to 0" if isinstance(method, MultiModal) else "")
             )
 
 

@@ -39,6 +39,7 @@ def folder(tmp_path_factory):
         image=np.broadcast_to(shades[:, None, None, None], (80, 6, 6, 3)),
         caption=np.array(captions),
         kind=np.repeat(COLOURS, len(WORDS)),
+        maybe=np.array([text if row % 4 else "" for row, text in enumerate(texts)]),
     )
     return folder
 
@@ -341,8 +342,31 @@ def test_data_and_model_that_disagree_are_told_before_training(folder):
     small = methods.SimCSE(ENCODER.clone(vocabulary=50))
     with pytest.raises(UserError, match=r"tokenizer has \d+ tokens and method.encoder knows 50"):
         training.set_up(text_experiment(folder, method=small))
+    guided = methods.SimCSE(ENCODER, guide=ENCODER.clone(vocabulary=50))
+    with pytest.raises(UserError, match=r"tokenizer has \d+ tokens and method.guide knows 50"):
+        training.set_up(text_experiment(folder, method=guided))
     long = methods.SimCSE(ENCODER.clone(max_length=8))
     with pytest.raises(UserError, match=r"longer than TextTransformer.max_length 8"):
         training.set_up(text_experiment(folder, method=long))
     with pytest.raises(UserError, match="a view is of the field 'image'; examples have text"):
         training.set_up(text_experiment(folder, views=augment.crops(8)))
+
+
+def test_texts_without_tokens_are_refused_where_they_would_count(folder, tmp_path):
+    (tmp_path / "gaps.txt").write_text("a red bird\n\na blue kite\n\na green hill\n" * 10)
+    texts = data.Texts(str(tmp_path / "gaps.txt"), str(folder), max_length=24, empty="keep")
+    with pytest.raises(UserError, match=r"20 of 50 records have no text in 'text', and SimCSE"):
+        training.set_up(text_experiment(folder, data=texts))
+    queues = methods.clip(encoders.MLP((8,)), ENCODER, dim=4, queue_size=32)
+    path = str(folder / "pictures.npz")
+    gaps = data.Texts(path, str(folder), ("maybe",), max_length=24, empty="keep")
+    pictures = data.Arrays(path)
+    crop = augment.RandomResizedCrop(4)
+    views = augment.Views((crop, augment.Unchanged()), fields=("image", "maybe"))
+    experiment = text_experiment(
+        folder, data=data.Paired((pictures, gaps)), views=views, method=queues
+    )
+    with pytest.raises(UserError, match=r"no text in 'maybe', .* or method.queue_size to 0"):
+        training.set_up(experiment)
+    plain = dataclasses.replace(queues, queue_size=0)
+    training.set_up(dataclasses.replace(experiment, method=plain))
