@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from jaxcl.cli import main
+from jaxcl.data import train_tokenizer
 
 CONFIG = """
 from jaxcl import augment, data, encoders, methods, training
@@ -83,6 +84,25 @@ def test_the_tokenizer_says_how_long_texts_are(written, capsys, tmp_path):
     assert json.loads(out.read_text())["model"]["type"] == "BPE"
     both = ["tokenizer", files[1], "--column", "caption", "--vocabulary", "300", "--out", str(out)]
     assert main(both) == 0
+
+
+def test_a_run_keeps_its_tokenizer(written, begun, capsys, tmp_path):
+    folder, captions = written
+    run, out = begun / "run", str(tmp_path / "texts.npz")
+    before = (folder / "tokenizer.json").read_text()
+    assert main(["embed", str(run), "--text", str(folder / "captions.txt"), "--out", out]) == 0
+    first = np.load(out)["features"]
+    other = train_tokenizer([*captions, "another word"], vocabulary=58, kind="wordpiece")
+    try:
+        other.tokenizer.save(str(folder / "tokenizer.json"))
+        assert main(["embed", str(run), "--text", str(folder / "captions.txt"), "--out", out]) == 0
+        np.testing.assert_array_equal(np.load(out)["features"], first)
+        capsys.readouterr()
+        assert main(["train", str(run)]) == 2
+        said = capsys.readouterr().err
+        assert "the tokenizer is not that of" in said
+    finally:
+        (folder / "tokenizer.json").write_text(before)
 
 
 @pytest.mark.slow

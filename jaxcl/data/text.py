@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -150,6 +150,19 @@ class Texts(SourceConfig):
         if is_prepared(os.path.expanduser(self.path)):
             return read_prepared_texts(self.path, self.split, columns)
         return read_columns(self.path, columns)
+
+
+def texts_within(config: Any) -> list[Texts]:
+    """The texts within a tree of source configs, such as those that a `Paired` holds."""
+    if isinstance(config, Texts):
+        return [config]
+    if isinstance(config, tuple | list):
+        parts: Sequence[Any] = config
+    elif dataclasses.is_dataclass(config):
+        parts = [getattr(config, field.name) for field in dataclasses.fields(config)]
+    else:
+        return []
+    return [texts for part in parts for texts in texts_within(part)]
 
 
 @dataclasses.dataclass(frozen=True)

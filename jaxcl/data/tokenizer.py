@@ -23,6 +23,23 @@ TooLong = Literal["cut", "refuse"]
 """What becomes of a text of more tokens than the model takes: cut off, and counted; or refused."""
 
 
+def tokenizer_file(path: str | os.PathLike[str]) -> str:
+    """The tokenizer.json that a path names, itself or by its folder.
+
+    Raises:
+      FileNotFoundError: if there is none.
+    """
+    file = os.path.expanduser(os.fspath(path))
+    if os.path.isdir(file):
+        file = os.path.join(file, "tokenizer.json")
+    if not os.path.isfile(file):
+        raise FileNotFoundError(
+            f"{file} is not a file: give a tokenizer.json, or a folder with one (jaxcl tokenizer "
+            "makes one of your own text)"
+        )
+    return file
+
+
 @dataclasses.dataclass(frozen=True)
 class Tokens:
     """Texts as tokens."""
@@ -92,14 +109,7 @@ class Tokenizer:
           ImportError: where `tokenizers` is not installed; it names the line that installs it.
         """
         library = import_extra("tokenizers", "text")
-        path = os.path.expanduser(os.fspath(path))
-        if os.path.isdir(path):
-            path = os.path.join(path, "tokenizer.json")
-        if not os.path.isfile(path):
-            raise FileNotFoundError(
-                f"{path} is not a file: give a tokenizer.json, or a folder with one (jaxcl "
-                "tokenizer makes one of your own text)"
-            )
+        path = tokenizer_file(path)
         try:
             read = library.Tokenizer.from_file(path)
         except Exception as error:  # the library raises nothing narrower

@@ -1,18 +1,17 @@
 """Texts as features of a run, and searching among what was embedded by a text or a picture."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from jaxcl.data import Arrays, Texts, Tokenizer
+from jaxcl.data import Arrays, SourceConfig, Texts, Tokenizer
 from jaxcl.data.arrays import read_npz
 from jaxcl.data.decoding import UndecodableImage, decode
 from jaxcl.data.parts import OneField
 from jaxcl.data.tables import read_columns
+from jaxcl.data.text import texts_within
 from jaxcl.data.tokenizer import pad_tokens
 from jaxcl.evaluation.fields import encoded_fields
 from jaxcl.evaluation.knn import nearest_neighbours
@@ -21,6 +20,7 @@ from jaxcl.extras import MissingExtra
 from jaxcl.training import Experiment, RestoredRun, UserError, restore_run
 from jaxcl.training.durable_files import check_writable, write_durably
 from jaxcl.training.experiment import networks_of_fields
+from jaxcl.training.run_directory import RunDirectory
 
 _NAME = 200  # characters of a text that an index keeps
 _SIDE, _GAP, _HEAD, _CAPTION = 128, 8, 24, 28  # pixels
@@ -43,8 +43,12 @@ def text_features(run: RestoredRun, texts: Sequence[str], *, batch_size: int = 1
     networks = {of: network for of, _, network in networks_of_fields(run.experiment)}
     most = getattr(networks[field], "max_length", config.max_length)
     try:
+        number = texts_within(run.experiment.data).index(config)
+        own = RunDirectory(run.directory).tokenizer(number)
         tokenizer = Tokenizer.load(
-            config.tokenizer, max_length=min(config.max_length, most), too_long=config.too_long
+            own if own.is_file() else config.tokenizer,
+            max_length=min(config.max_length, most),
+            too_long=config.too_long,
         )
         tokens = tokenizer(texts).texts
         source = OneField(field, pad_tokens(tokens))
@@ -227,20 +231,8 @@ def _sheet(pictures: Sequence[Image.Image], captions: Sequence[str], title: str)
     return sheet
 
 
-def _texts_of(config: Any, field: str) -> Texts | None:
-    """The texts within a tree of source configs that have a field, or the only ones."""
-    every = _all_texts(config)
+def _texts_of(config: SourceConfig, field: str) -> Texts | None:
+    """The texts of a data config that have a field, or the only ones."""
+    every = texts_within(config)
     found = [texts for texts in every if field in texts.columns]
     return found[0] if found else every[0] if len(every) == 1 else None
-
-
-def _all_texts(config: Any) -> list[Texts]:
-    if isinstance(config, Texts):
-        return [config]
-    if isinstance(config, tuple):
-        parts: Sequence[Any] = config
-    elif dataclasses.is_dataclass(config):
-        parts = [getattr(config, field.name) for field in dataclasses.fields(config)]
-    else:
-        return []
-    return [texts for part in parts for texts in _all_texts(part)]

@@ -25,6 +25,7 @@ from jaxcl.training.state import TrainState, init_state, name_leaves, path_name
 class RestoredRun:
     """A run's experiment and the state of its newest checkpoint."""
 
+    directory: Path
     experiment: Experiment
     inputs: Inputs
     """Shapes and types of the fields of the examples that it was trained on."""
@@ -77,7 +78,7 @@ def restore_run(directory: Path, experiment: Experiment | None = None) -> Restor
     if restored is None:
         raise UserError(f"{directory} has no checkpoint yet; run: jaxcl train {directory}")
     return RestoredRun(
-        experiment, facts.shapes, restored.step, restored.state, restored.passed_over
+        directory, experiment, facts.shapes, restored.step, restored.state, restored.passed_over
     )
 
 

@@ -13,6 +13,8 @@ from typing import IO, TypeAlias
 import jax
 import numpy as np
 
+from jaxcl.data.text import texts_within
+from jaxcl.data.tokenizer import tokenizer_file
 from jaxcl.training.config_json import classes_of, differences, from_data, to_data
 from jaxcl.training.durable_files import cannot_write, write_durably
 from jaxcl.training.errors import UserError
@@ -71,6 +73,10 @@ class RunDirectory:
         """What the experiment's tasks measured."""
         return self.path / "tasks.json"
 
+    def tokenizer(self, texts: int) -> Path:
+        """A copy of a tokenizer, by the place of its texts within the training data's."""
+        return self.path / f"tokenizer_{texts}.json"
+
     def prepare(self, experiment: Experiment, facts: "RunFacts") -> list[str]:
         """Writes what the run is, or checks that the directory is of the same experiment.
 
@@ -85,6 +91,10 @@ class RunDirectory:
           OSError: if it cannot be written.
         """
         new, notices = to_data(experiment), []
+        tokenizers = {
+            self.tokenizer(number): Path(tokenizer_file(texts.tokenizer)).read_text("utf-8")
+            for number, texts in enumerate(texts_within(experiment.data))
+        }
         if self.config.exists():
             changed = differences(self._read_json(self.config), new, ignore=_MAY_DIFFER)
             if self.facts.exists():
@@ -95,6 +105,11 @@ class RunDirectory:
                         f"the run goes on with {facts.devices} devices, {before.devices} before: "
                         "batch_norm_groups counts groups on each, so batch statistics change"
                     )
+            changed += [
+                f"the tokenizer is not that of {copy}"
+                for copy, content in tokenizers.items()
+                if copy.exists() and copy.read_text("utf-8") != content
+            ]
             if changed:
                 more = f"; and {len(changed) - 4} more" if len(changed) > 4 else ""
                 raise UserError(
@@ -103,6 +118,8 @@ class RunDirectory:
                     + f"{more}. Choose another --out, or resume it without these changes (options "
                     "below run, evaluate and tasks may change)"
                 )
+        for copy, content in tokenizers.items():
+            write_durably(copy, content)
         write_durably(self.config, json.dumps(new, indent=2) + "\n")
         write_durably(self.facts, json.dumps(dataclasses.asdict(facts)) + "\n")
         return notices
