@@ -324,6 +324,42 @@ def test_queues_hold_past_keys_and_are_negatives():
         np.testing.assert_allclose(ours, theirs + 0.5, rtol=1e-6, atol=1e-6)
 
 
+BI_ENCODER = MultiModal(
+    (
+        Tower("question", TEXT, linear(D)),
+        Tower("passage", encoder_of="question", projector_of="question"),
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("method", "batch"),
+    [
+        (BI_ENCODER, batch_of(TEXTS, TEXTS[:, ::-1])),
+        pytest.param(
+            methods.siglip(MLP((8,)), TEXT, dim=D), batch_of(IMAGES, TEXTS), marks=pytest.mark.slow
+        ),
+        pytest.param(
+            methods.clip(MLP((8,)), TEXT, dim=D, queue_size=24),
+            batch_of(IMAGES, TEXTS),
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["bi-encoder", "siglip", "queues"],
+)
+def test_cached_gradients_are_those_of_the_whole_batch(method, batch):
+    """Dropout and all: each micro-batch draws what its examples draw."""
+    params, state = method.init(KEY, batch)
+    whole = jax.value_and_grad(method.loss, has_aux=True)
+    (loss, _), gradient = jax.jit(whole)(params, state, batch, key=KEY)
+    cached = methods.cached_loss_and_grad(method, micro_batch=4)
+    (cached_loss, _), cached_gradient = jax.jit(
+        lambda params: cached(params, state, batch, key=KEY, progress=0.0)
+    )(params)
+    np.testing.assert_allclose(cached_loss, loss, rtol=1e-5)
+    chex.assert_trees_all_close(cached_gradient, gradient, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
