@@ -12,7 +12,7 @@ from jaxcl.methods.joint_embedding import JointEmbedding
 from jaxcl.methods.method import Batch, EncoderMethod, Method
 from jaxcl.methods.micro_batches import cached_loss_and_grad
 from jaxcl.methods.moco import MoCo, MoCoV2Plus, MoCoV3
-from jaxcl.methods.multi_modal import MultiModal, Pair, Tower
+from jaxcl.methods.multi_modal import MultiModal
 from jaxcl.methods.plain_memory import PlainMemory
 from jaxcl.methods.prototypes import DINO, SwAV
 from jaxcl.methods.ressl import ReSSL
@@ -21,6 +21,7 @@ from jaxcl.methods.siamese import NNCLR, SimSiam
 from jaxcl.methods.simclr import SimCLR
 from jaxcl.methods.simcse import SimCSE
 from jaxcl.methods.supcon import SupCon
+from jaxcl.methods.towers import Pair, Tower
 
 __all__ = [
     "BYOL",

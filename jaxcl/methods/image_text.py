@@ -5,7 +5,8 @@ from typing import Any
 import flax.linen as nn
 
 from jaxcl.encoders import MLP
-from jaxcl.methods.multi_modal import MultiModal, Tower
+from jaxcl.methods.multi_modal import MultiModal
+from jaxcl.methods.towers import Tower
 
 
 def clip(

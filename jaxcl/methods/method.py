@@ -14,6 +14,7 @@ import numpy as np
 from jaxcl.methods.draws import Draws
 from jaxcl.methods.networks import forward
 from jaxcl.methods.schedules import Cosine
+from jaxcl.methods.texts import is_text
 from jaxcl.similarity import row_numbers
 
 Params: TypeAlias = dict[str, Any]
@@ -41,7 +42,7 @@ class Batch:
         given = (None,) * len(self.views) if self.there is None else self.there
         found = []
         for view, where in zip(self.views, given, strict=True):
-            if jnp.issubdtype(view.dtype, jnp.integer):
+            if is_text(view):
                 tokens = (view >= 0).any(1)
                 where = tokens if where is None else where & tokens
             found.append(where)

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -29,46 +29,9 @@ from jaxcl.methods.method import (
 from jaxcl.methods.networks import forward, init_networks
 from jaxcl.methods.schedules import Cosine, value_at
 from jaxcl.methods.target import move_target, start_target
+from jaxcl.methods.texts import blank, is_text, text_number
+from jaxcl.methods.towers import Contrast, Pair, Tower, check_towers, named_tower
 from jaxcl.similarity import axis_size, gather_rows, l2_normalize, row_numbers
-
-Contrast = Literal["clip", "siglip"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Tower:
-    """What maps one modality into the common space."""
-
-    name: str
-    """Of the modality, such as image; its networks are `image_encoder` and `image_projector`."""
-    encoder: nn.Module | None = None
-    """Maps a view to features; None where the tower has another's."""
-    projector: nn.Module | None = None
-    """Maps features to embeddings; None: they are the embeddings, or another tower's maps them."""
-    encoder_of: str | None = None
-    """The tower whose encoder it shares."""
-    projector_of: str | None = None
-    """The tower whose projector it shares."""
-    frozen: Literal["none", "encoder", "all"] = "none"
-    """What keeps its weights, and is called as in evaluation ("encoder" of images: LiT)."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Pair:
-    """Two modalities that are contrasted."""
-
-    first: str
-    """Name of a tower."""
-    second: str
-    """Name of another."""
-    contrast: Contrast = "clip"
-    """The loss: a softmax over the batch, or a sigmoid of each pair."""
-    weight: float = 1.0
-    """Of its loss in the sum; > 0."""
-
-    @property
-    def name(self) -> str:
-        """As parameters and metrics have it."""
-        return f"{self.first}_{self.second}"
 
 
 @jax.tree_util.register_dataclass
@@ -132,7 +95,7 @@ class MultiModal(Method):
         check_choices(self)
         check_positive(self, temperature=self.temperature, max_scale=self.max_scale)
         check_momentum(self, self.momentum)
-        _check_towers(self.towers)
+        check_towers(self.towers)
         names = [tower.name for tower in self.towers]
         mentioned = [name for pair in self.pairs for name in (pair.first, pair.second)]
         for name in [*mentioned, *([] if self.anchor is None else [self.anchor])]:
@@ -221,7 +184,7 @@ class MultiModal(Method):
                 batch_stats=start_target(batch_stats),
                 queues={
                     tower.name: memory.init_queue(
-                        key, self.queue_size, widths[tower.name], ids=_is_text(view)
+                        key, self.queue_size, widths[tower.name], ids=is_text(view)
                     )
                     for tower, key, view in zip(self.towers, queue_keys, batch.views, strict=True)
                 },
@@ -245,7 +208,7 @@ class MultiModal(Method):
                 "say that some have not: set queue_size to 0"
             )
         draws = batch.draws(key, axis_name)
-        views = [_blank(*view) for view in zip(batch.views, batch.present(), strict=True)]
+        views = [blank(*view) for view in zip(batch.views, batch.present(), strict=True)]
         embeddings, batch_stats = self._embed_all(
             params | state.frozen, state.batch_stats, views, axis_name, draws
         )
@@ -279,7 +242,7 @@ class MultiModal(Method):
         for pair in self.all_pairs:
             scale = self._scale(pair).apply({"params": params["scales"][pair.name]})
             where = _both(there[pair.first], there[pair.second])
-            text = next((n for n in (pair.second, pair.first) if _is_text(views[n])), None)
+            text = next((n for n in (pair.second, pair.first) if is_text(views[n])), None)
             ids = None if text is None else text_number(views[text])
             two = online[pair.first], online[pair.second]
             if state.memory is not None:
@@ -320,7 +283,7 @@ class MultiModal(Method):
                 name: memory.enqueue(
                     queue,
                     slow[name],
-                    ids=text_number(views[name]) if _is_text(views[name]) else None,
+                    ids=text_number(views[name]) if is_text(views[name]) else None,
                     axis_name=axis_name,
                 )
                 for name, queue in state.memory.queues.items()
@@ -360,7 +323,7 @@ class MultiModal(Method):
         Returns:
           [N, F].
         """
-        chosen = self.towers[0] if tower is None else _named(self.towers, tower)
+        chosen = self.towers[0] if tower is None else named_tower(self.towers, tower)
         networks = self._of_tower(chosen)
         if not project:
             networks = dict(itertools.islice(networks.items(), 1))
@@ -380,8 +343,8 @@ class MultiModal(Method):
 
     def _of_tower(self, tower: Tower) -> dict[str, nn.Module]:
         """The networks of a tower in a row, by the names of their parameters."""
-        encoder = tower if tower.encoder_of is None else _named(self.towers, tower.encoder_of)
-        projector = tower if tower.projector_of is None else _named(self.towers, tower.projector_of)
+        encoder = named_tower(self.towers, tower.encoder_of or tower.name)
+        projector = named_tower(self.towers, tower.projector_of or tower.name)
         found = {f"{encoder.name}_encoder": encoder.encoder}
         if projector.projector is not None:
             found[f"{projector.name}_projector"] = projector.projector
@@ -477,35 +440,6 @@ def _against_memory(
     )
 
 
-def _blank(view: jax.Array, where: jax.Array | None) -> jax.Array:
-    """A view with nothing in the rows that are not there, whatever filled them."""
-    if where is None:
-        return view
-    nothing = -1 if _is_text(view) else 0
-    return jnp.where(where.reshape(-1, *(1,) * (view.ndim - 1)), view, nothing)
-
-
-def _is_text(view: jax.Array) -> bool:
-    return jnp.issubdtype(view.dtype, jnp.integer)
-
-
-def text_number(tokens: jax.Array) -> jax.Array:
-    """A number of each text, by its tokens: the same for the same, however far padded, and for
-    others the same once in some four thousand million times.
-
-    Args:
-      tokens: [N, T] integers, below 0 where none stands.
-
-    Returns:
-      [N] int32.
-    """
-    factors = jnp.cumprod(jnp.full(tokens.shape[1], 0x9E3779B1, jnp.uint32))  # odd, so invertible
-    values = jnp.where(tokens >= 0, tokens + 1, 0).astype(jnp.uint32)
-    mixed = (values * jnp.uint32(0x85EBCA6B)) ^ (values >> 3)
-    number = jnp.sum(mixed * factors, axis=1, dtype=jnp.uint32)
-    return jax.lax.bitcast_convert_type(number ^ (number >> 15), jnp.int32)
-
-
 def _mean(losses: jax.Array, where: jax.Array | None, axis_name: str | None) -> jax.Array:
     """This device's share of the mean over the rows that count, on all devices."""
     if where is None:
@@ -530,41 +464,6 @@ def _both(first: jax.Array | None, second: jax.Array | None) -> jax.Array | None
     if first is None or second is None:
         return second if first is None else first
     return first & second
-
-
-def _named(towers: Sequence[Tower], name: str) -> Tower:
-    for tower in towers:
-        if tower.name == name:
-            return tower
-    names = ", ".join(tower.name for tower in towers)
-    raise ValueError(f"MultiModal: there is no tower {name!r}, the towers are {names}")
-
-
-def _check_towers(towers: Sequence[Tower]) -> None:
-    names = [tower.name for tower in towers]
-    if len(towers) < 2 or len({*names}) < len(names):
-        raise ValueError(
-            f"MultiModal takes two towers or more, each with a name of its own, got "
-            f"{', '.join(names) or 'none'}"
-        )
-    for tower in towers:
-        check_choices(tower)
-        if (tower.encoder is None) == (tower.encoder_of is None):
-            raise ValueError(f"MultiModal: tower {tower.name} needs either encoder or encoder_of")
-        if tower.projector is not None and tower.projector_of is not None:
-            raise ValueError(f"MultiModal: tower {tower.name} has both projector and projector_of")
-        if tower.frozen != "none" and tower.encoder is None:
-            raise ValueError(
-                f"MultiModal: tower {tower.name} shares its encoder, which is frozen where it is "
-                f"given: set frozen of {tower.encoder_of}"
-            )
-        for part in ("encoder", "projector"):
-            owner = getattr(tower, f"{part}_of")
-            if owner is not None and getattr(_named(towers, owner), part) is None:
-                raise ValueError(
-                    f"MultiModal: tower {tower.name} shares the {part} of {owner}, which has none "
-                    "of its own"
-                )
 
 
 def _check_views(method: MultiModal, batch: Batch) -> None:

@@ -13,7 +13,7 @@ from jaxcl import methods
 from jaxcl.encoders import MLP, bert
 from jaxcl.methods import Batch, MultiModal, Pair, Tower
 from jaxcl.methods.image_text import linear
-from jaxcl.methods.multi_modal import text_number
+from jaxcl.methods.texts import text_number
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
