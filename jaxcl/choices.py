@@ -1,7 +1,11 @@
 """Options that are words: a wrong one is refused, not taken for another."""
 
+import functools
 import typing
-from typing import Any
+from typing import Any, Literal, TypeAlias
+
+Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
+"""Types that networks compute in; their parameters are float32."""
 
 
 def check_choices(owner: Any) -> None:
@@ -13,14 +17,15 @@ def check_choices(owner: Any) -> None:
     Raises:
       ValueError: naming the field, what it holds and what was expected.
     """
-    for name, words in _choices(type(owner)).items():
+    for name, words in _choices(owner.__class__).items():
         value = getattr(owner, name)
         if isinstance(value, str) and value not in words:
             expected = " or ".join(map(repr, words))
             raise ValueError(f"{type(owner).__name__}: {name} is {value!r}, expected {expected}")
 
 
-def _choices(kind: type) -> dict[str, tuple[Any, ...]]:
+@functools.cache
+def _choices(kind: Any) -> dict[str, tuple[Any, ...]]:
     hints = typing.get_type_hints(kind)
     return {
         name: typing.get_args(hint)

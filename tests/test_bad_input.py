@@ -109,7 +109,7 @@ CALLS = [
     Call(losses.sinkhorn, {"scores": "N K", "memory": "M K"}),
     Call(losses.swav, {"scores": "V N K", "memory": "A M K"}, bound="A"),
     Call(losses.dino, {"student": "V N K", "teacher": "T N K", "center": "K"}),
-    Call(losses.update_center, {"teacher": "T N K", "center": "K"}),
+    Call(losses.update_center, {"center": "K", "teacher": "T N K"}),
     Call(losses.tico, {"z0": "N D", "z1": "N D", "covariance": "D D"}),
     Call(losses.mmcr, {"views": "V N D"}),
     Call(losses.w_mse, {"views": "V N D"}),
@@ -267,7 +267,6 @@ AT_LEAST_ZERO = {
     "rho": [losses.tico],
 }
 SHARES = {
-    "tau_plus": [losses.hard_nt_xent],
     "margin": [losses.circle],
     "beta": [losses.tico],
     "epsilon": [losses.w_mse],
@@ -284,6 +283,9 @@ def of_bounds():
     for name, functions in AT_LEAST_ZERO.items():
         for function in functions:
             yield function, {name: -0.1}, ValueError, (f"{name} is -0.1, expected at least 0",)
+    for wrong in (-0.1, 1.0):
+        said = (f"tau_plus is {wrong}, expected at least 0 and below 1",)
+        yield losses.hard_nt_xent, {"tau_plus": wrong}, ValueError, said
     for name, functions in SHARES.items():
         for function in functions:
             for wrong in (-0.1, 1.5):

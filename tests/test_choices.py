@@ -38,6 +38,9 @@ def encode(encoder):
         (lambda: encode(encoders.ResNet(18, stem="cifr")), "ResNet: stem is 'cifr'"),
         (lambda: encode(encoders.ViT("tiny", patch=4, pool="men")), "ViT: pool is 'men'"),
         (lambda: encode(encoders.ConvNeXt("tine")), "ConvNeXt: size is 'tine'"),
+        (lambda: encode(encoders.WideResNet(10, 1, remat="block")), "WideResNet: remat is 'block'"),
+        (lambda: encode(encoders.SmallCNN((4,), dtype="int32")), "SmallCNN: dtype is 'int32'"),
+        (lambda: encode(encoders.Prototypes(4, dtype="float3")), "Prototypes: dtype is 'float3'"),
     ],
 )
 def test_a_wrong_word_is_named(use, message):

@@ -1,4 +1,5 @@
-"""Encoders and heads: linen modules called as `module(inputs, train=..., axis_name=...)`.
+"""Encoders and heads: linen modules called as `module(inputs, train=..., axis_name=...)`; and
+learned scales of similarities, modules without inputs.
 
 An encoder maps inputs to features [N, F]; a head maps features to embeddings [N, D]. Parameters are
 float32; `dtype="bfloat16"` computes in bfloat16. Statistics of BatchNorm live in the collection

@@ -1,13 +1,13 @@
 """A small convolutional network for tiny images, such as 8x8 or 28x28."""
 
-from typing import Literal
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcl.choices import Dtype, check_choices
 from jaxcl.encoders.convolution import convolve
 from jaxcl.encoders.feature_maps import keep_feature_map
+from jaxcl.encoders.images import check_images
 from jaxcl.encoders.norm import BatchNorm
 
 
@@ -29,18 +29,22 @@ class SmallCNN(nn.Module):
     things are."""
     batch_norm_groups: int | None = None
     """Who shares batch statistics; see `BatchNorm.groups`."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Dtype = "float32"
     """Type of the computation; parameters are float32."""
 
     @nn.compact
     def __call__(
         self, images: jax.Array, *, train: bool = False, axis_name: str | None = None
     ) -> jax.Array:
-        """Maps images [N, H, W, C] to features [N, F] in float32."""
+        """Maps images [N, H, W, C] to features [N, F] in float32.
+
+        Raises:
+          ValueError: for widths that are none, or another rank.
+        """
+        check_choices(self)
         if not self.widths or min(self.widths) < 1:
             raise ValueError(f"SmallCNN widths are {self.widths}: give channels, as in (32, 64)")
-        if images.ndim != 4:
-            raise ValueError(f"SmallCNN takes images [N, H, W, C]; got shape {images.shape}")
+        check_images(self, images)
         x = images.astype(self.dtype)
         for layer, width in enumerate(self.widths):
             x = nn.Conv(

@@ -7,10 +7,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcl.choices import check_choices
+from jaxcl.choices import Dtype, check_choices
 from jaxcl.encoders.convolution import convolve
 from jaxcl.encoders.drop_path import DropPath, drop_path_rates
 from jaxcl.encoders.feature_maps import keep_feature_map
+from jaxcl.encoders.images import check_images
 from jaxcl.encoders.remat import Remat, remat_block
 
 _SIZES = {  # channels of the first stage, blocks of each stage
@@ -55,7 +56,7 @@ class ConvNeXt(nn.Module):
     remat: Remat = "none"
     """What is kept for the gradient and what computed again: all, the inputs of blocks, or those
     and the results of products (see `Remat`)."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Dtype = "float32"
     """Type of the computation; parameters, and norms inside, are float32."""
 
     @nn.compact
@@ -112,11 +113,7 @@ class ConvNeXt(nn.Module):
         return width, depths
 
     def _check(self, images: jax.Array, least: int) -> None:
-        if images.ndim != 4 or images.shape[-1] != self.in_channels:
-            raise ValueError(
-                f"ConvNeXt takes images [N, H, W, {self.in_channels}]; got shape {images.shape}. "
-                f"Set in_channels to the number of channels"
-            )
+        check_images(self, images, self.in_channels)
         if self.patch < 1 or min(images.shape[1:3]) < least:
             raise ValueError(
                 f"ConvNeXt with patch {self.patch} shrinks images {least} times; got "

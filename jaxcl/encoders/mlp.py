@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcl.choices import check_choices
+from jaxcl.choices import Dtype, check_choices
 from jaxcl.encoders.norm import BatchNorm
 
 
@@ -36,7 +36,7 @@ class MLP(nn.Module):
     """What follows hidden layers."""
     batch_norm_groups: int | None = None
     """Who shares batch statistics; see `BatchNorm.groups`."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Dtype = "float32"
     """Type of the computation; parameters are float32."""
 
     @nn.compact

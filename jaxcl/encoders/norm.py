@@ -1,11 +1,10 @@
 """Batch normalization over all devices, over one device, or over groups of one device's batch."""
 
-from typing import Literal
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcl.choices import Dtype, check_choices
 from jaxcl.encoders.convolution import once
 
 _FEW = 64
@@ -40,7 +39,7 @@ class BatchNorm(nn.Module):
     """Learn a scale and a bias."""
     zero_init_scale: bool = False
     """Start the scale at 0, so that a residual branch starts as nothing."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Dtype = "float32"
     """Type of the output."""
 
     @nn.compact
@@ -60,6 +59,7 @@ class BatchNorm(nn.Module):
         Raises:
           ValueError: if `groups` does not divide N.
         """
+        check_choices(self)
         channels = x.shape[-1]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
@@ -86,7 +86,7 @@ class BatchNorm(nn.Module):
         self, x: jax.Array, near: jax.Array, axis_name: str | None
     ) -> tuple[jax.Array, jax.Array, int]:
         """Mean and biased variance, [groups, C], and how many values each rests on."""
-        if self.groups is not None and x.shape[0] % self.groups:
+        if self.groups is not None and (self.groups < 1 or x.shape[0] % self.groups):
             raise ValueError(
                 f"BatchNorm: {self.groups} groups do not divide a device's batch of "
                 f"{x.shape[0]}; choose a divisor, or groups=None for the whole batch"

@@ -1,11 +1,10 @@
 """The layer of prototypes, in SwAV's form and in DINO's."""
 
-from typing import Literal
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcl.choices import Dtype, check_choices
 from jaxcl.similarity import l2_normalize
 
 
@@ -24,7 +23,7 @@ class Prototypes(nn.Module):
     weight_norm: bool = False
     """Normalize vectors in the forward pass, their lengths not learned (DINO), or leave that to who
     updates them (SwAV)."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Dtype = "float32"
     """Type of the product; parameters are float32."""
 
     @nn.compact
@@ -41,6 +40,7 @@ class Prototypes(nn.Module):
         Returns:
           [N, count] in float32, -1 to 1.
         """
+        check_choices(self)
         kernel = self.param("kernel", _unit_columns, (inputs.shape[-1], self.count))
         if self.weight_norm:
             kernel = l2_normalize(kernel.T).T

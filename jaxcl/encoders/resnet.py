@@ -7,9 +7,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcl.choices import check_choices
+from jaxcl.choices import Dtype, check_choices
 from jaxcl.encoders.convolution import convolve
 from jaxcl.encoders.feature_maps import keep_feature_map
+from jaxcl.encoders.images import check_images
 from jaxcl.encoders.norm import BatchNorm
 from jaxcl.encoders.remat import Remat, remat_block
 
@@ -59,7 +60,7 @@ class ResNet(nn.Module):
     remat: Remat = "none"
     """What is kept for the gradient and what computed again: all, the inputs of blocks, or those
     and the results of products (see `Remat`)."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Dtype = "float32"
     """Type of the computation; parameters and statistics are float32."""
 
     @nn.compact
@@ -88,11 +89,7 @@ class ResNet(nn.Module):
                 f"ResNet bottleneck_factor {self.bottleneck_factor} with depth {self.depth}, which "
                 f"has no bottlenecks: choose depth 50 or more, or set width"
             )
-        if images.ndim != 4 or images.shape[-1] != self.in_channels:
-            raise ValueError(
-                f"ResNet takes images [N, H, W, {self.in_channels}]; got shape {images.shape}. "
-                f"Set in_channels to the number of channels"
-            )
+        check_images(self, images, self.in_channels)
         conv = partial(
             nn.Conv,
             use_bias=False,

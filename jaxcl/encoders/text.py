@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcl.choices import check_choices
+from jaxcl.choices import Dtype, check_choices
 from jaxcl.encoders.remat import Remat, remat_block
 
 Pool = Literal["mean", "class", "max", "last", "none"]
@@ -79,7 +79,7 @@ class TextTransformer(nn.Module):
     """Rate, of attention weights. What is drawn hangs on how far the batch is padded, too."""
     remat: Remat = "none"
     """What is kept for the gradient and what computed again (see `Remat`)."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Dtype = "float32"
     """Type of the computation; parameters, and softmax and norms inside, are float32."""
 
     @nn.compact
@@ -112,8 +112,8 @@ class TextTransformer(nn.Module):
         there = tokens >= 0  # [N, T]
         x = self._embed(tokens, types)
         x = nn.Dropout(self.dropout)(x, deterministic=not train)
+        layer = remat_block(TextLayer, self.remat, static=(3,))
         for index in range(self.depth):
-            layer = remat_block(TextLayer, self.remat, static=(3,))
             x = layer(**self._of_layers, name=f"layer_{index}")(x, there, train)
         if self.norm_place == "pre":
             x = self._norm("final_norm")(x)
@@ -123,6 +123,7 @@ class TextTransformer(nn.Module):
         if self.pooler:
             dense = nn.Dense(self.width, kernel_init=_START, dtype=self.dtype, name="pooler")
             pooled = jnp.tanh(dense(pooled)).astype(jnp.float32)
+            pooled = jnp.where(there.any(1, keepdims=True), pooled, 0)
         return pooled
 
     @property
@@ -180,6 +181,13 @@ class TextTransformer(nn.Module):
                 f"{self.depth} and {self.heads} heads: give positive numbers, and heads that "
                 "divide the width"
             )
+        if self.pooler and self.pool == "none":
+            raise ValueError("TextTransformer: a pooler takes what was pooled, and pool is 'none'")
+        for name in ("dropout", "attention_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(
+                    f"TextTransformer: {name} must be 0 to below 1, got {getattr(self, name)}"
+                )
         if self.positions == "rotary" and self.width // self.heads % 2:
             raise ValueError(
                 f"TextTransformer: rotary positions turn pairs, and a head is "

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcl.choices import check_choices
+from jaxcl.choices import Dtype, check_choices
 from jaxcl.encoders.drop_path import DropPath, drop_path_rates
+from jaxcl.encoders.images import check_images
 from jaxcl.encoders.remat import Remat, remat_block
 
 _SIZES = {  # width, depth, heads
@@ -71,7 +72,7 @@ class ViT(nn.Module):
     remat: Remat = "none"
     """What is kept for the gradient and what computed again: all, the inputs of blocks, or those
     and the results of products (see `Remat`)."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Dtype = "float32"
     """Type of the computation; parameters, and softmax and norms inside, are float32."""
 
     @nn.compact
@@ -140,11 +141,7 @@ class ViT(nn.Module):
         return width, depth, heads
 
     def _check(self, images: jax.Array) -> None:
-        if images.ndim != 4 or images.shape[-1] != self.in_channels:
-            raise ValueError(
-                f"ViT takes images [N, H, W, {self.in_channels}]; got shape {images.shape}. "
-                f"Set in_channels to the number of channels"
-            )
+        check_images(self, images, self.in_channels)
         sides = {"images of height": images.shape[1], "images of width": images.shape[2]}
         if self.positions == "learned":
             sides["image_size"] = self.image_size

@@ -1,14 +1,15 @@
 """Wide residual networks for images of about 32 pixels, such as WRN-28-10."""
 
 from functools import partial
-from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcl.choices import Dtype, check_choices
 from jaxcl.encoders.convolution import convolve
 from jaxcl.encoders.feature_maps import keep_feature_map
+from jaxcl.encoders.images import check_images
 from jaxcl.encoders.norm import BatchNorm
 from jaxcl.encoders.remat import Remat, remat_block
 
@@ -32,7 +33,8 @@ class WideResNet(nn.Module):
     """
 
     depth: int = 28
-    """Number of convolutions, shortcuts aside: 6 * blocks of a stage + 4, as 16, 28 and 40."""
+    """Number of convolutions, the three shortcuts' among them: 6 * blocks of a stage + 4, as 16, 28
+    and 40."""
     factor: int = 10
     """How much wider than a ResNet's 16, 32 and 64 channels the stages are."""
     in_channels: int = 3
@@ -43,7 +45,7 @@ class WideResNet(nn.Module):
     remat: Remat = "none"
     """What is kept for the gradient and what computed again: all, the inputs of blocks, or those
     and the results of products (see `Remat`)."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Dtype = "float32"
     """Type of the computation; parameters and statistics are float32."""
 
     @nn.compact
@@ -63,16 +65,13 @@ class WideResNet(nn.Module):
         Raises:
           ValueError: for a depth that is not 6n + 4, or another rank or number of channels.
         """
+        check_choices(self)
         if self.depth < 10 or self.depth % 6 != 4 or self.factor < 1:
             raise ValueError(
                 f"WideResNet depth {self.depth}, factor {self.factor}: choose a depth of 6n + 4, "
                 f"as 16, 28 or 40, and a factor of at least 1"
             )
-        if images.ndim != 4 or images.shape[-1] != self.in_channels:
-            raise ValueError(
-                f"WideResNet takes images [N, H, W, {self.in_channels}]; got shape "
-                f"{images.shape}. Set in_channels to the number of channels"
-            )
+        check_images(self, images, self.in_channels)
         conv = partial(
             nn.Conv,
             use_bias=False,

@@ -268,8 +268,8 @@ def update_center(
       [0.1 0.2]
     """
     sizes: dict[str, int] = {}
-    teacher = check_embeddings("teacher", teacher, "T N K", sizes)
     center = check_embeddings("center", center, "K", sizes)
+    teacher = check_embeddings("teacher", teacher, "T N K", sizes)
     where = check_where(where, sizes)
     check_scalar("momentum", momentum, at_least=0, at_most=1)
     center = at_least_float32(center)

@@ -37,15 +37,20 @@ def _check_negatives(
         )
     axes = "M D" if jnp.ndim(negatives) == 2 else "N M D"
     negatives = check_embeddings("negatives", negatives, axes, sizes)
+    _check_both(ids, negative_ids)
+    if negative_ids is not None:
+        shared = jnp.ndim(negative_ids) == 1
+        negative_ids = check_integers("negative_ids", negative_ids, "M" if shared else "N M", sizes)
+    return negatives, negative_ids
+
+
+def _check_both(ids: jax.Array | None, negative_ids: jax.Array | None) -> None:
+    """Raises where negatives are given and one kind of ids alone."""
     if (ids is None) != (negative_ids is None):
         raise ValueError(
             "ids and negative_ids go together where negatives are given: "
             f"{'ids' if ids is None else 'negative_ids'} is missing"
         )
-    if negative_ids is not None:
-        shared = jnp.ndim(negative_ids) == 1
-        negative_ids = check_integers("negative_ids", negative_ids, "M" if shared else "N M", sizes)
-    return negatives, negative_ids
 
 
 def info_nce(
@@ -83,8 +88,9 @@ def info_nce(
       where: [N] bool, rows that count, or None: all.
       ids: [N] integers; rows with equal ids are never each other's negatives.
       negative_ids: the negatives' ids, [M], or [N, M] where they differ by query.
-      ignore_above: negatives more similar than this, as similarity lies, are taken for false ones
-        and left out (as by a threshold: Huynh et al., 2022); scalar, or None: all count.
+      ignore_above: negatives more similar than this, before division by the temperature, are
+        taken for false ones and left out (as by a threshold: Huynh et al., 2022); scalar, or None:
+        all count.
       block_size: rows of similarities held at a time; None: by size.
       backend: "dense", "tiled", "ring", or "auto": by size (`jaxcl.similarity.Execution`).
 
@@ -108,8 +114,6 @@ def info_nce(
     queries = check_embeddings("queries", queries, "N D", sizes)
     positives = check_embeddings("positives", positives, "N D", sizes)
     check_scalar("temperature", temperature, above=0)
-    if ignore_above is not None:
-        check_scalar("ignore_above", ignore_above)
     where = check_where(where, sizes)
     if ids is not None:
         ids = check_integers("ids", ids, "N", sizes)
@@ -171,8 +175,9 @@ def nt_xent(
       where: [N] bool, rows that count, or None: all.
       ids: [N] integers; rows with equal ids are never each other's negatives.
       negative_ids: [M] integers, the ids of `negatives`; goes with `ids`.
-      ignore_above: negatives more similar than this, as similarity lies, are taken for false ones
-        and left out (as by a threshold: Huynh et al., 2022); scalar, or None: all count.
+      ignore_above: negatives more similar than this, before division by the temperature, are
+        taken for false ones and left out (as by a threshold: Huynh et al., 2022); scalar, or None:
+        all count.
       block_size: rows of similarities held at a time; None: by size.
       backend: "dense", "tiled", "ring", or "auto": by size (`jaxcl.similarity.Execution`).
 
@@ -192,8 +197,6 @@ def nt_xent(
       [0.5514447 0.5514447 0.5514447 0.5514447]
     """
     execution = Execution(axis_name, block_size, backend)
-    if ignore_above is not None:
-        check_scalar("ignore_above", ignore_above)
     views = two_views(
         z0,
         z1,
@@ -213,7 +216,9 @@ def nt_xent(
         return losses
     sizes = {"D": views.anchors.shape[1]}
     negatives = check_embeddings("negatives", negatives, "M D", sizes)
-    negatives, negative_ids = _check_negatives(negatives, ids, negative_ids, sizes)
+    _check_both(ids, negative_ids)
+    if negative_ids is not None:
+        negative_ids = check_integers("negative_ids", negative_ids, "M", sizes)
     of_memory = similarity_rows(
         "logsumexp",
         views.anchors,

@@ -64,7 +64,7 @@ def hard_nt_xent(
       [0.5514447 0.5514447 0.5514447 0.5514447]
     """
     execution = Execution(axis_name, block_size, backend)
-    check_scalar("tau_plus", tau_plus, at_least=0, at_most=1)
+    check_scalar("tau_plus", tau_plus, at_least=0, below=1)
     check_scalar("beta", beta, at_least=0)
     views = two_views(
         z0,

@@ -75,8 +75,9 @@ def clip(
       axis_name: mapped axis whose other devices' rows are negatives too.
       where: [N] bool, rows that count, or None: all.
       ids: [N] integers; rows with equal ids, of one caption say, are never each other's negatives.
-      ignore_above: negatives more similar than this, as similarity lies, are taken for false ones
-        and left out (as by a threshold: Huynh et al., 2022); scalar, or None: all count.
+      ignore_above: negatives more similar than this, before they are scaled, are
+        taken for false ones and left out (as by a threshold: Huynh et al., 2022); scalar, or None:
+        all count.
       block_size: rows of similarities held at a time; None: by size.
       backend: "dense", "tiled", "ring", or "auto": by size (`jaxcl.similarity.Execution`).
 
@@ -96,8 +97,6 @@ def clip(
     """
     execution = Execution(axis_name, block_size, backend)
     check_scalar("logit_scale", logit_scale)
-    if ignore_above is not None:
-        check_scalar("ignore_above", ignore_above)
     image, text, positive, pairs = _prepare(image, text, similarity, where, ids, axis_name)
     temperature = jnp.exp(-jnp.asarray(logit_scale))
     [losses] = mutual_similarity_rows(

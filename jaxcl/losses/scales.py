@@ -11,11 +11,11 @@ from jaxcl.similarity import at_least_float32
 from jaxcl.similarity.checks import Scalar, check_scalar
 
 
-def init_learnable_temperature(temperature: float = 0.07) -> jax.Array:
+def init_learnable_temperature(temperature: Scalar = 0.07) -> jax.Array:
     """The parameter of a learned temperature: -log(temperature) (CLIP: Radford et al., 2021, 2.3).
 
     Args:
-      temperature: to begin with, > 0.
+      temperature: to begin with, > 0; float or scalar array.
 
     Returns:
       Scalar, float32: the logarithm of what similarities are multiplied by.
@@ -28,7 +28,7 @@ def init_learnable_temperature(temperature: float = 0.07) -> jax.Array:
       2.6593
     """
     check_scalar("temperature", temperature, above=0)
-    return jnp.asarray(-math.log(temperature), jnp.float32)
+    return -jnp.log(jnp.float32(temperature))
 
 
 def learnable_temperature(logit_scale: jax.Array, *, max_scale: float = 100.0) -> jax.Array:

@@ -91,7 +91,7 @@ def sup_con(
         memory = prepare(check_embeddings("memory", memory, "M D", sizes), similarity)
         memory_labels = check_integers("memory_labels", memory_labels, "M", sizes)
         keys.append(memory)
-        classes.append(memory_labels.astype(labels.dtype))
+        classes.append(memory_labels)
         counted.append(jnp.ones(sizes["M"], bool))
     numbers = row_numbers(sizes["N"], axis_name)
     class_of, is_counted = class_numbers(jnp.concatenate(classes)), jnp.concatenate(counted)

@@ -71,7 +71,8 @@ class SimCLR(EncoderMethod):
     sigma: float = 0.5
     """Of "dclw": width of the weights of positives; > 0."""
     tau_plus: float = 0.1
-    """Of "hard_nt_xent": share of the data that is of a query's own class, 0 to 1."""
+    """Of "hard_nt_xent": share of the data that is of a query's own class, 0 to
+    below 1."""
     beta: float = 1.0
     """Of "hard_nt_xent": how much hard negatives weigh; 0 only debiases."""
     queue_size: int = 0

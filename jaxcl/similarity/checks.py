@@ -155,6 +155,7 @@ def check_scalar(
     above: float = -math.inf,
     at_least: float = -math.inf,
     at_most: float = math.inf,
+    below: float = math.inf,
 ) -> None:
     """Checks a hyper-parameter: a scalar, and within bounds where its value is known while tracing.
 
@@ -165,6 +166,7 @@ def check_scalar(
       above: bound that it must exceed.
       at_least: bound that it may equal.
       at_most: bound that it may equal.
+      below: bound that it must not reach.
 
     Raises:
       ValueError: if it has axes, or its value is known and outside the bounds.
@@ -172,8 +174,8 @@ def check_scalar(
     if jnp.ndim(value) != 0:
         raise ValueError(f"{name} has shape {jnp.shape(value)}, expected a scalar")
     known = isinstance(value, int | float | np.generic | np.ndarray)
-    if known and not (value > above and at_least <= value <= at_most):
-        bounds = {"above": above, "at least": at_least, "at most": at_most}
+    if known and not (above < value < below and at_least <= value <= at_most):
+        bounds = {"above": above, "at least": at_least, "at most": at_most, "below": below}
         wanted = [f"{word} {bound:g}" for word, bound in bounds.items() if math.isfinite(bound)]
         raise ValueError(f"{name} is {value}, expected {' and '.join(wanted) or 'a number'}")
 

@@ -123,9 +123,10 @@ def add_product(total: jax.Array, share: jax.Array, rows: jax.Array) -> jax.Arra
 
 
 def of_pairs(cut: Block, pairs: Pairs) -> Pairs:
-    """The block's rows of what describes the queries."""
-    ids, where = pairs.query_ids, pairs.query_where
+    """The block's rows of what describes the queries, key ids that differ by query among it."""
+    ids, key_ids, where = pairs.query_ids, pairs.key_ids, pairs.query_where
     return pairs._replace(
         query_ids=None if ids is None else cut.of(ids),
+        key_ids=cut.of(key_ids) if key_ids is not None and key_ids.ndim == 2 else key_ids,
         query_where=None if where is None else cut.of(where),
     )

@@ -148,8 +148,9 @@ def test_neither_padding_nor_other_rows_change_features(name):
 
 @pytest.mark.parametrize("name", fast("bert"))
 def test_a_text_without_tokens_has_features_0_and_finite_gradients(name):
-    encoder = VARIANTS[name]
+    encoder = VARIANTS[name].clone(pooler=True)
     variables, empty = init(encoder), jnp.full((2, 4), -1)
+    variables = jax.tree.map(lambda leaf: leaf + 0.1, variables)  # biases do not count either
     grads = jax.grad(lambda v: apply(encoder, v, empty).sum())(variables)
     np.testing.assert_array_equal(apply(encoder, variables, empty), 0)
     chex.assert_tree_all_finite(grads)
@@ -268,6 +269,12 @@ def test_bfloat16_is_near_and_returns_float32():
             "texts of 13 tokens are longer than TextTransformer.max_length 12",
         ),
         (lambda: init(bert(50, pool="sum")), ValueError, "pool is 'sum', expected"),
+        (
+            lambda: init(bert(50, **SIZES, pool="none", pooler=True)),
+            ValueError,
+            "a pooler takes what was pooled",
+        ),
+        (lambda: init(bert(50, **SIZES, dropout=1.5)), ValueError, "dropout must be 0 to below 1"),
         (
             lambda: clip_text(50, **SIZES).init(KEY, TOKENS, types=TOKENS),
             ValueError,

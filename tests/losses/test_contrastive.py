@@ -1,5 +1,6 @@
 """info_nce and nt_xent against their equations, written as loops in float64."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -85,6 +86,26 @@ def test_info_nce_with_given_negatives(draws, kind):
         x, y, negatives, temperature=0.3, ids=IDS, negative_ids=negative_ids, where=WHERE
     )
     check(found, wanted)
+
+
+@pytest.mark.parametrize("block_size", [1, 4, None])
+def test_ids_of_shared_negatives_may_differ_by_query(draws, block_size):
+    options = {"block_size": block_size, "backend": "tiled"}
+    x, y, negatives = draws["x"], draws["y"], draws["shared"]
+    wanted = [
+        anchor_loss(x[i], y[i], negatives[OWN_IDS[i] != IDS[i]], 0.3) if WHERE[i] else 0
+        for i in range(N)
+    ]
+    ids = {"ids": IDS, "negative_ids": OWN_IDS, "where": WHERE, "temperature": 0.3}
+    check(losses.info_nce(x, y, negatives, **ids, **options), wanted)
+
+    def gradient(**how):
+        return jax.grad(lambda *rows: losses.info_nce(*rows, **ids, **how).sum(), (0, 1, 2))(
+            x, y, negatives
+        )
+
+    gradients = gradient(**options), gradient(backend="dense")
+    chex.assert_trees_all_close(*gradients, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("masked", [False, True])
