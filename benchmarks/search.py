@@ -59,7 +59,7 @@ def contend(name: str, folder: Path, k: int) -> None:
     features = np.load(folder / "features.npy", mmap_mode="r")
     queries = np.load(folder / "queries.npy")
     search = dict(zip(CONTENDERS, (jaxcl_search, numpy_search, sklearn_search), strict=True))[name]
-    search(features[: 4 * len(queries)], queries, k)  # imports, compiles, starts threads
+    search(features[:8192], queries, k)  # imports, compiles, starts threads
     before, most, done = held(), 0, threading.Event()
 
     def watch() -> None:

@@ -100,7 +100,7 @@ def test_a_run_keeps_its_tokenizer(written, begun, capsys, tmp_path):
         capsys.readouterr()
         assert main(["train", str(run)]) == 2
         said = capsys.readouterr().err
-        assert "the tokenizer is not that of" in said
+        assert "is not the tokenizer that the run was trained with" in said
     finally:
         (folder / "tokenizer.json").write_text(before)
 

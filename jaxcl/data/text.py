@@ -149,6 +149,11 @@ class Texts(SourceConfig):
         """Columns of the file as they are written, by name; numbers too. Raises as `open`."""
         if is_prepared(os.path.expanduser(self.path)):
             return read_prepared_texts(self.path, self.split, columns)
+        if self.split != "train":
+            raise ValueError(
+                f"split is {self.split!r}, and {self.path} has none, as it is no directory that "
+                "tensorflow-datasets prepared: data.Split takes a part of a file"
+            )
         return read_columns(self.path, columns)
 
 

@@ -173,7 +173,10 @@ def read_prepared_texts(path: str, split: str, columns: Sequence[str]) -> dict[s
             value: Any = record
             for part in name.split("/"):
                 value = value[part]
-            found[name].append(_as_text(value, getattr(feature, "names", None)))
+            try:
+                found[name].append(_as_text(value, getattr(feature, "names", None)))
+            except UnicodeDecodeError as error:
+                raise ValueError(f"record {number} of {where}, {name}: {error}") from error
     return {name: as_column(f"{where}, {name}", values) for name, values in found.items()}
 
 

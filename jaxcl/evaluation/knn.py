@@ -36,8 +36,9 @@ def nearest_neighbours(
       k: how many neighbours, 1 <= k <= N (N - 1 with `exclude_self`).
       exclude_self: query i is row i of `features` and not its own neighbour.
       block_size: rows of queries and of features in a tile; changes memory and speed, not the
-        result. A few [block_size, block_size + k] arrays of 4 bytes are alive at a time, and no
-        copy of float32 features: they may be a memory map, larger than memory.
+        result. A few [block_size, block_size + k] arrays of 4 bytes are alive at a time, and one
+        copy of the queries. Float32 features are read once, a tile at a time: they may be a memory
+        map, larger than memory.
 
     Returns:
       (indices, similarities): [M, k] int32 rows of `features`, best first, and [M, k] float32.
@@ -62,12 +63,14 @@ def nearest_neighbours(
     # Row -1 is nobody's: where queries are not the features, nothing is excluded.
     own_rows = np.arange(len(probes)) if exclude_self else np.full(len(probes), -1)
     blocks = padded_tiles(own_rows.astype(np.int32), block_size)
-    found = []
-    for (_, block), rows in zip(unit_tiles(probes, block_size), blocks, strict=True):
-        best = _nothing(len(block), k)
-        for start, tile in unit_tiles(gallery, block_size):
-            best = _with_tile(best, block, rows, tile, start, len(gallery))
-        found.append(best)
+    queries_of = [jnp.asarray(block) for _, block in unit_tiles(probes, block_size)]
+    found = [_nothing(len(block), k) for block in queries_of]
+    for start, unit_rows in unit_tiles(gallery, block_size):
+        tile = jnp.asarray(unit_rows)
+        found = [
+            _with_tile(best, block, rows, tile, start, len(gallery))
+            for best, block, rows in zip(found, queries_of, blocks, strict=True)
+        ]
     similarities, indices = (
         np.concatenate([np.asarray(part) for part in parts])[: len(probes)]
         for parts in zip(*found, strict=True)

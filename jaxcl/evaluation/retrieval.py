@@ -99,17 +99,18 @@ def mean_reciprocal_rank(
     probe_ids, kept_ids = _matching_ids(query_ids, gallery_ids, len(probes), len(kept))
     ranks = []
     for first, block in unit_tiles(probes, block_size):
-        block = block[: len(probes) - first]
         ids = probe_ids[first : first + len(block), None]
-        best, place = np.full(len(block), -np.inf, np.float32), np.zeros(len(block), int)
+        best, place = np.full(len(ids), -np.inf, np.float32), np.zeros(len(ids), int)
         for start, similarities, found in _against_tiles(block, kept, kept_ids, block_size):
+            similarities = similarities[: len(ids)]
             matching = np.where(found == ids, similarities, -np.inf)
             at = matching.argmax(1)
             value = np.take_along_axis(matching, at[:, None], 1)[:, 0]
             better = value > best  # of equals the earlier stays
             best, place = np.where(better, value, best), np.where(better, start + at, place)
-        rank = np.ones(len(block), int)
+        rank = np.ones(len(ids), int)
         for start, similarities, found in _against_tiles(block, kept, kept_ids, block_size):
+            similarities = similarities[: len(ids)]
             earlier = start + np.arange(len(found)) < place[:, None]
             before = (similarities > best[:, None]) | (similarities == best[:, None]) & earlier
             rank += before.sum(1)
@@ -123,7 +124,9 @@ def _against_tiles(
     """Of each tile of the gallery its first row, cosines [B, C] with unit rows, and ids [C]."""
     for start, tile in unit_tiles(gallery, block_size):
         own = ids[start : start + len(tile)]
-        yield start, block @ tile[: len(own)].T, own
+        # Whole tiles are multiplied, filled ones too: another shape would be rounded otherwise, and
+        # equal rows no longer be equally alike.
+        yield start, (block @ tile.T)[:, : len(own)], own
 
 
 def mean_average_precision_at_r(

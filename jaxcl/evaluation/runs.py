@@ -105,6 +105,8 @@ def _evaluate(run: RestoredRun, directory: Path, severities: Sequence[int]) -> s
 
 def _measure_tasks(run: RestoredRun) -> dict[str, dict[str, dict[str, float]]]:
     """Figures by task, representation and name."""
+    for changed in RunDirectory(run.directory).changed_tokenizers(run.experiment):
+        raise UserError(f"{changed}: its tasks would read other tokens; put that one back")
     representations: dict[str, FieldFeatures] = {}
     texts = tuple(name for name, one in run.inputs.items() if one.dtype == np.int32)
     if texts:

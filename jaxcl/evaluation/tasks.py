@@ -68,7 +68,8 @@ class Retrieval(Task):
     reciprocal rank, 0 to 1, in either direction (of sentences and their translations recall at 1 is
     called bitext accuracy); between two modalities also their gap, the distance between the means
     of their unit embeddings, and alignment and uniformity (Wang & Isola, 2020). Within one field,
-    of several texts a record: recall at 1, 5 and 10 of a record's other texts.
+    of several texts a record: recall at 1, 5 and 10 of a record's other texts, the same text of
+    several records taken once.
     """
 
     source: SourceConfig
@@ -82,9 +83,19 @@ class Retrieval(Task):
     what sets the fields apart, such as two styles of writing, does not count."""
 
     def check(self, experiment: Experiment) -> None:
+        if self.centre and self.first == self.second:
+            raise ValueError("centre tells two fields apart, and there is one: leave it out")
         source = self._open()
         for name in (self.first, self.second):
             _check_takes(experiment, source, name)
+        distinct = self.first == self.second
+        ids = [_Rows.of(source, name, distinct=distinct).ids for name in (self.first, self.second)]
+        if self.first != self.second and not np.isin(ids[0], ids[1]).any():
+            raise ValueError(f"no record has {self.first!r} and {self.second!r} to be found by it")
+        if self.first == self.second and len(np.unique(ids[0])) == len(ids[0]):
+            raise ValueError(
+                f"no record has two different texts in {self.first!r}, so there is nothing to find"
+            )
 
     def _open(self) -> Source:
         source = self.source.open()
@@ -96,25 +107,67 @@ class Retrieval(Task):
 
     def measure(self, features: FieldFeatures) -> dict[str, float]:
         source = self._open()
-        groups = getattr(source, "groups", None)
-        groups = np.arange(len(source)) if groups is None else groups
-        rows, ids = {}, {}
-        for name in (self.first, self.second):
-            there = _there(source, name)
-            rows[name], ids[name] = _flat(features(source, name)[there], groups[there])
         if self.first == self.second:
-            return _within(self.first, rows[self.first], ids[self.first])
+            rows = _Rows.of(source, self.first, distinct=True)
+            return _within(self.first, rows.taken(features(source, self.first)), rows.ids)
+        names = (self.first, self.second)
+        kept = {name: _Rows.of(source, name) for name in names}
+        rows_of = {name: kept[name].taken(features(source, name)) for name in names}
         figures: dict[str, float] = {}
-        for queries, found in ((self.first, self.second), (self.second, self.first)):
-            sides = rows[queries], rows[found], ids[queries], ids[found]
+        for queries, found in (names, names[::-1]):
+            sides = rows_of[queries], rows_of[found], kept[queries].ids, kept[found].ids
             figures |= _across(f"{queries} to {found}", *sides, centre=self.centre)
-        first, second = (_unit(rows[name]) for name in (self.first, self.second))
+        first, second = (_unit(rows_of[name]) for name in names)
         figures["gap"] = float(np.linalg.norm(first.mean(0) - second.mean(0)))
-        if len(first) == len(second):
-            figures["alignment"] = alignment(first, second)
+        both = [
+            np.isin(kept[name].records, kept[other].records) for name, other in (names, names[::-1])
+        ]
+        if all(one.single for one in kept.values()) and both[0].any():
+            figures["alignment"] = alignment(first[both[0]], second[both[1]])
         for name, unit in ((self.first, first), (self.second, second)):
             figures[f"uniformity of {name}"] = uniformity(unit)
         return figures
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """Which of a field's features count: those of what is there, by the data, whatever they are."""
+
+    there: np.ndarray
+    """[N] bool, or [N, C] of several texts a record."""
+    records: np.ndarray
+    """[M], the record of each that is there."""
+    ids: np.ndarray
+    """[M], equal for records that share a text."""
+
+    @property
+    def single(self) -> bool:
+        """One a record."""
+        return self.there.ndim == 1
+
+    def taken(self, features: np.ndarray) -> np.ndarray:
+        """[M, F] of [N, F] or [N, C, F]."""
+        return features[self.there]
+
+    @classmethod
+    def of(cls, source: Source, field: str, *, distinct: bool = False) -> "_Rows":
+        """Reads what is there, each text but once where `distinct`."""
+        count, first = len(source), source[0]
+        there = np.ones(count, bool)
+        if f"{field}{THERE}" in first:
+            there = np.array([source[row][f"{field}{THERE}"] for row in range(count)], bool)
+        if first[field].dtype == np.int32 and first[field].ndim in (1, 2):
+            tokens = np.stack([source[row][field] for row in range(count)])  # [N, T] or [N, C, T]
+            stands = (tokens >= 0).any(-1)
+            there = stands & (there if stands.ndim == 1 else there[:, None])
+            if distinct:
+                _, numbers = np.unique(tokens[there], axis=0, return_index=True)
+                chosen = np.zeros(there.sum(), bool)
+                chosen[numbers] = True
+                there[there] = chosen
+        records = np.nonzero(there)[0]
+        groups = getattr(source, "groups", None)
+        return cls(there, records, records if groups is None else np.asarray(groups)[records])
 
 
 _KS = (1, 5, 10)
@@ -147,8 +200,6 @@ def _within(name: str, rows: np.ndarray, ids: np.ndarray) -> dict[str, float]:
     """Recall of what has a row's id among all others, of rows that are not alone with theirs."""
     _, numbers, sizes = np.unique(ids, return_inverse=True, return_counts=True)
     ks = [k for k in _KS if k < len(rows)]
-    if not ks or not (sizes > 1).any():
-        raise ValueError(f"no record has two texts in {name!r}, so there is nothing to find")
     nearest, _ = nearest_neighbours(rows, rows, max(ks), exclude_self=True)
     matches = (ids[nearest] == ids[:, None])[sizes[numbers] > 1]
     return {f"{name}, R@{k}": float(matches[:, :k].any(1).mean()) for k in ks}
@@ -217,23 +268,6 @@ class ZeroShot(Task):
 
 def _unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
-
-
-def _there(source: Source, field: str) -> np.ndarray:
-    """[N] bool: which records have a field."""
-    name = f"{field}{THERE}"
-    if name not in source[0]:
-        return np.ones(len(source), bool)
-    return np.array([source[record][name] for record in range(len(source))], bool)
-
-
-def _flat(rows: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows [M, D] and whose they are [M], without those that are 0: texts that are not there."""
-    if rows.ndim == 2:
-        there = np.abs(rows).max(1) > 0
-        return rows[there], groups[there]
-    there = np.abs(rows).max(2) > 0
-    return rows[there], np.repeat(groups[:, None], rows.shape[1], 1)[there]
 
 
 def _check_takes(experiment: Experiment, source: Source, field: str) -> None:

@@ -129,7 +129,10 @@ def spread_health(embeddings: jax.Array, axis_name: str | None = None) -> dict[s
 
 
 def in_batch_health(
-    predictions: jax.Array, targets: jax.Array, axis_name: str | None = None
+    predictions: jax.Array,
+    targets: jax.Array,
+    axis_name: str | None = None,
+    left_out: jax.Array | None = None,
 ) -> dict[str, jax.Array]:
     """How well predictions find their own targets among all devices', and how they lie.
 
@@ -137,6 +140,8 @@ def in_batch_health(
       predictions: [N, D] embeddings, of any length.
       targets: [N, D]; row i is of the same example.
       axis_name: mapped axis of the devices.
+      left_out: [N, M] bool, which of all devices' targets are no negatives of which prediction;
+        None: its own alone.
 
     Returns:
       What `contrast_health` and `spread_health` return; chance is that of a contrastive loss.
@@ -144,5 +149,7 @@ def in_batch_health(
     candidates = gather_rows(jax.lax.stop_gradient(targets), axis_name)
     own = row_numbers(len(predictions), axis_name)
     is_negative = own[:, None] != jnp.arange(len(candidates))
+    if left_out is not None:
+        is_negative &= ~left_out
     metrics = contrast_health(predictions, targets, candidates, is_negative)
     return metrics | spread_health(predictions, axis_name)

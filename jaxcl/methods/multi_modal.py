@@ -337,7 +337,7 @@ class MultiModal(Method):
         if self.queue_size > examples:
             return [
                 f"queue_size {self.queue_size} is larger than the data set ({examples} examples): "
-                "an example's own old embeddings are among its negatives"
+                "an example's own old embeddings are among its negatives, where its text is another"
             ]
         return []
 

@@ -19,6 +19,9 @@ from jaxcl.methods.method import (
 )
 from jaxcl.methods.networks import chain, forward, forward_each, init_networks
 from jaxcl.similarity import axis_size, gather_rows, l2_normalize, row_numbers
+from jaxcl.similarity.rows import product
+
+_ROUNDING = 1e-5  # of cosines in float32
 
 
 @jax.tree_util.register_dataclass
@@ -123,12 +126,17 @@ class SimCSE(EncoderMethod):
         views = len(embeddings) if self.guide is None else len(embeddings) // 2
         embeddings, told = embeddings[:views], embeddings[views:]
         queries, positives, *hard = embeddings
-        metrics = in_batch_health(queries, positives, axis_name)
-        candidates = len(queries) * axis_size(axis_name) * (1 + len(hard))
-        metrics["chance_loss"] = jnp.log(jnp.float32(candidates))
+        everyone = len(queries) * axis_size(axis_name)
+        candidates = jnp.full(len(queries), everyone * (1 + len(hard)), jnp.float32)
         false = None
         if told:
             false = self._false_negatives(told, axis_name)
+            candidates -= false.sum(axis=1)
+        metrics = in_batch_health(
+            queries, positives, axis_name, left_out=None if false is None else false[:, :everyone]
+        )
+        metrics["chance_loss"] = jnp.log(candidates).mean()
+        if false is not None:
             metrics["false_negatives"] = false.mean()
         each = [
             self._losses(
@@ -144,8 +152,9 @@ class SimCSE(EncoderMethod):
         queries, positives, *hard = map(l2_normalize, told)
         candidates = jnp.concatenate([gather_rows(rows, axis_name) for rows in (positives, *hard)])
         own = row_numbers(len(queries), axis_name)
-        least = jnp.sum(queries * positives, axis=1) - self.guide_margin
-        alike = queries @ candidates.T >= least[:, None]
+        # As alike but for rounding is as alike: else it would hang on the number of devices.
+        least = jnp.sum(queries * positives, axis=1) - self.guide_margin - _ROUNDING
+        alike = product("nd,md->nm", queries, candidates) >= least[:, None]
         return alike & (jnp.arange(len(candidates)) != own[:, None])
 
     def _losses(

@@ -77,6 +77,17 @@ class RunDirectory:
         """A copy of a tokenizer, by the place of its texts within the training data's."""
         return self.path / f"tokenizer_{texts}.json"
 
+    def changed_tokenizers(self, experiment: Experiment) -> list[str]:
+        """Tokenizers that are not what the run was trained with, in words."""
+        return [
+            f"{texts.tokenizer} is not the tokenizer that the run was trained with, "
+            f"{self.tokenizer(number)}"
+            for number, texts in enumerate(texts_within(experiment.data))
+            if self.tokenizer(number).exists()
+            and self.tokenizer(number).read_text("utf-8")
+            != Path(tokenizer_file(texts.tokenizer)).read_text("utf-8")
+        ]
+
     def prepare(self, experiment: Experiment, facts: "RunFacts") -> list[str]:
         """Writes what the run is, or checks that the directory is of the same experiment.
 
@@ -105,11 +116,7 @@ class RunDirectory:
                         f"the run goes on with {facts.devices} devices, {before.devices} before: "
                         "batch_norm_groups counts groups on each, so batch statistics change"
                     )
-            changed += [
-                f"the tokenizer is not that of {copy}"
-                for copy, content in tokenizers.items()
-                if copy.exists() and copy.read_text("utf-8") != content
-            ]
+            changed += self.changed_tokenizers(experiment)
             if changed:
                 more = f"; and {len(changed) - 4} more" if len(changed) > 4 else ""
                 raise UserError(

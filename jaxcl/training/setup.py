@@ -264,8 +264,9 @@ def _check_texts(source: Source, experiment: Experiment) -> None:
         if empty and field in experiment.views.of_each:
             raise ValueError(
                 f"{empty} of {len(lengths)} records have no text in {field!r}, and "
-                f"{type(method).__name__} counts every one: set empty='skip' of the texts"
-                + (", or method.queue_size to 0" if isinstance(method, MultiModal) else "")
+                f"{type(method).__name__} counts every one: leave them out of the data (texts by "
+                "themselves: empty='skip')"
+                + (", or set method.queue_size to 0" if isinstance(method, MultiModal) else "")
             )
 
 

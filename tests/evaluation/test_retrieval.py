@@ -157,3 +157,10 @@ def test_mean_reciprocal_rank_is_the_loop():
         )
         np.testing.assert_allclose(found, np.mean(expected), rtol=1e-6)
     assert mean_reciprocal_rank(np.ones((5, 3)), np.ones((5, 3))) == np.mean(1 / np.arange(1, 6))
+
+
+@pytest.mark.parametrize(("count", "width", "block_size"), [(50, 384, 7), (129, 64, 128)])
+def test_equal_rows_are_ranked_by_their_number_in_any_tile(count, width, block_size):
+    rows = np.tile(np.random.default_rng(0).normal(size=width), (count, 1))
+    found = mean_reciprocal_rank(rows, rows, block_size=block_size)
+    np.testing.assert_allclose(found, np.mean(1 / np.arange(1, count + 1)))

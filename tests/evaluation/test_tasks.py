@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxcl import data
+from jaxcl import augment, data, methods, training
 from jaxcl.data.parts import OneField
+from jaxcl.encoders import MLP
 from jaxcl.evaluation import tasks
 
 WORDS = ["bird", "kite", "song", "hill", "boat", "tree", "lamp", "road", "fish", "moon"]
@@ -82,6 +83,11 @@ def test_retrieval_is_query_by_query_of_what_is_there(shared):
             if not centre:
                 np.testing.assert_allclose(figures[f"{names}, R@5"], at_5)
     assert figures["sound to move, centred R@1"] > figures["sound to move, R@1"]
+    unit = [
+        rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (first, embedded["move"])
+    ]
+    apart = np.sum((unit[0] - unit[1])[there] ** 2, axis=1)
+    np.testing.assert_allclose(figures["alignment"], apart.mean(), rtol=1e-5)
     means = [
         (rows / np.linalg.norm(rows, axis=1, keepdims=True)).mean(0) for rows in (first, second)
     ]
@@ -92,13 +98,16 @@ def test_texts_of_a_record_find_one_another():
     """Within one field: captions in several languages, some of which are missing."""
     random = np.random.default_rng(4)
     rows = random.normal(size=(12, 1, 5)) + 0.8 * random.normal(size=(12, 3, 5))
-    rows[::4, 2] = 0
-    rows[5, 1:] = 0  # alone, so that nothing is to be found
+    tokens = np.arange(72, dtype=np.int32).reshape(12, 3, 2)
+    tokens[::4, 2] = -1  # no text, whatever its features
+    tokens[5, 1:] = -1  # alone, so that nothing is to be found
+    tokens[7, 0] = tokens[6, 0]  # the same text twice counts once
     source = Pairs(12)
-    source.fields["words"] = rows
+    source.fields["words"] = tokens
     figures = tasks.Retrieval("t", Opened(source), "words", "words").measure(lambda *_: rows)
     flat, ids = rows.reshape(36, 5), np.repeat(np.arange(12), 3)
-    kept = np.abs(flat).max(1) > 0
+    kept = tokens.reshape(36, 2)[:, 0] >= 0
+    kept[21] = False
     flat, ids = flat[kept], ids[kept]
     found = {1: [], 5: [], 10: []}
     for query, scores in enumerate(cosines(flat, flat)):
@@ -110,6 +119,38 @@ def test_texts_of_a_record_find_one_another():
     for k, hits in found.items():
         np.testing.assert_allclose(figures[f"words, R@{k}"], np.mean(hits))
     assert 0 < figures["words, R@1"] < figures["words, R@10"]
+
+
+def test_features_that_are_zero_still_count():
+    """A dead encoder does not look better for what it lost."""
+    source = Pairs(20)
+    source.present[:] = True
+    rows = np.random.default_rng(5).normal(size=(20, 4))
+    dead = rows.copy()
+    dead[3:] = 0
+    embedded = {"sound": rows, "move": dead}
+    task = tasks.Retrieval("t", Opened(source), "sound", "move")
+    assert task.measure(lambda _, field: embedded[field])["sound to move, R@1"] < 0.5
+
+
+@pytest.mark.parametrize(
+    ("fields", "change", "words"),
+    [
+        (("words", "words"), lambda tokens: tokens[:, 1:].fill(-1), "no record has two different"),
+        (("words", "move"), lambda tokens: tokens.fill(-1), "no record has 'words' and 'move'"),
+    ],
+)
+def test_nothing_to_find_is_told_before_training(fields, change, words):
+    tokens = np.arange(72, dtype=np.int32).reshape(12, 3, 2)
+    change(tokens)
+    source = Pairs(12)
+    source.fields["words"] = tokens
+    views = augment.Views((augment.Unchanged(),) * 2, fields="words")
+    experiment = training.Experiment(Opened(source), views, methods.SimCLR(MLP((2,))))
+    with pytest.raises(ValueError, match=words):
+        tasks.Retrieval("t", Opened(source), *fields).check(experiment)
+    with pytest.raises(ValueError, match="centre tells two fields apart"):
+        tasks.Retrieval("t", Opened(source), "move", "move", centre=True).check(experiment)
 
 
 @pytest.fixture

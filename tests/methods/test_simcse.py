@@ -69,10 +69,12 @@ def test_views_of_one_text_differ_by_dropout_alone():
         assert differ.all() if dropout else not differ.any()
 
 
-@pytest.mark.parametrize("guide", [None, MLP((3,))], ids=["alone", "guided"])
+@pytest.mark.parametrize("guide", [None, MLP((384,))], ids=["alone", "guided"])
 def test_everyones_hard_negatives_are_seen_on_any_number_of_devices(guide):
-    views = tuple(jnp.asarray(rows) for rows in np.random.default_rng(2).normal(size=(3, 8, 7)))
-    method = SimCSE(MLP((12, 5)), temperature=0.3, guide=guide, guide_margin=0.1)
+    rows = np.random.default_rng(2).normal(size=(2, 8, 7))
+    rows[:, 5] = rows[:, 2]  # as alike to one another as to themselves, but for rounding
+    views = tuple(jnp.asarray(view) for view in (rows[0], rows[0], rows[1]))
+    method = SimCSE(MLP((12, 5)), temperature=0.3, guide=guide)
     params, state = method.init(KEY, Batch(views))
     found = []
     for devices in (1, 2, 4, 8):
@@ -95,8 +97,9 @@ def test_a_guide_leaves_out_what_it_finds_as_alike_as_the_positive(hard, margin)
     rows, told = embeddings(2 + hard), np.random.default_rng(5).normal(size=(2 + hard, N, 3))
     queries, *candidates = map(unit, rows)
     guides, *guided = map(unit, told)
-    each, left_out = [], 0
+    each, candidates_of, left_out = [], [], 0
     for i in range(N):
+        before = left_out
         positive = np.exp(queries[i] @ candidates[0][i] / 0.3)
         total = positive
         for view, of_guide in zip(candidates, guided, strict=True):
@@ -108,11 +111,13 @@ def test_a_guide_leaves_out_what_it_finds_as_alike_as_the_positive(hard, margin)
                     continue
                 total += np.exp(queries[i] @ view[j] / 0.3)
         each.append(-np.log(positive / total))
+        candidates_of.append(N * (1 + hard) - (left_out - before))
     options = {"guide": MLP((3,)), "guide_margin": margin}
     loss, metrics = objective([*rows, *told.astype(np.float32)], **options)
     np.testing.assert_allclose(loss, np.mean(each), rtol=1e-5)
     assert 0 < left_out < N * N * (1 + hard) - N
     np.testing.assert_allclose(metrics["false_negatives"], left_out / (N * N * (1 + hard)))
+    np.testing.assert_allclose(metrics["chance_loss"], np.mean(np.log(candidates_of)), rtol=1e-6)
 
 
 def test_a_guide_learns_nothing_and_reads_what_it_is_given():
@@ -124,11 +129,14 @@ def test_a_guide_learns_nothing_and_reads_what_it_is_given():
     for told, view in zip((first, second), views, strict=True):
         expected = MLP((4,)).apply({"params": state.frozen["guide"]}, view)
         np.testing.assert_allclose(told, expected, rtol=1e-6)
-    gradient = jax.grad(
-        lambda frozen: method.loss(
-            params, dataclasses.replace(state, frozen=frozen), Batch(views), key=KEY
-        )[0]
-    )(state.frozen)
+
+    def told_by(frozen):
+        guided = dataclasses.replace(state, frozen=frozen)
+        return sum(
+            rows.sum() for rows in method.represent(params, guided, Batch(views), key=KEY)[0]
+        )
+
+    gradient = jax.grad(told_by)(state.frozen)
     assert all(not leaf.any() for leaf in jax.tree.leaves(gradient))
     with pytest.raises(ValueError, match="guide_margin must be 0 to 2, got -1"):
         SimCSE(MLP((4,)), guide_margin=-1)

@@ -366,7 +366,7 @@ def test_texts_without_tokens_are_refused_where_they_would_count(folder, tmp_pat
     experiment = text_experiment(
         folder, data=data.Paired((pictures, gaps)), views=views, method=queues
     )
-    with pytest.raises(UserError, match=r"no text in 'maybe', .* or method.queue_size to 0"):
+    with pytest.raises(UserError, match=r"no text in 'maybe', .* or set method.queue_size to 0"):
         training.set_up(experiment)
     plain = dataclasses.replace(queues, queue_size=0)
     training.set_up(dataclasses.replace(experiment, method=plain))
