@@ -1,6 +1,8 @@
 """Small experiments on real digits, for every test of training."""
 
 import dataclasses
+import os
+import signal
 
 from jaxcl import augment, data, encoders, methods, training
 
@@ -30,3 +32,17 @@ def make_plain_experiment(**changes):
         method=methods.SimCLR(encoders.MLP((8,)), temperature=0.2),
     )
     return dataclasses.replace(plain, **changes)
+
+
+def stop_after(monkeypatch, step):
+    """Sends this process a SIGTERM as soon as the loop has done `step` steps."""
+    from jaxcl.training.observers import ProgressBar
+
+    advance = ProgressBar.advance
+
+    def advance_and_stop(self, done):
+        advance(self, done)
+        if done == step - 1:  # the step under way when the signal comes is still done
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(ProgressBar, "advance", advance_and_stop)

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-from small_runs import make_experiment
+from small_runs import make_experiment, stop_after
 
 from jaxcl import augment, data, encoders, methods, training
 from jaxcl.encoders.norm import BatchNorm
@@ -54,20 +54,6 @@ def final_arrays(directory, experiment):
     setup = training.set_up(dataclasses.replace(experiment, run=Run(devices=1)))
     restored = Checkpoints(RunDirectory(directory).checkpoints).restore(setup.state_shapes)
     return restored.step, name_leaves(restored.state)
-
-
-def stop_after(monkeypatch, step):
-    """Sends this process a SIGTERM as soon as the loop has done `step` steps."""
-    from jaxcl.training.observers import ProgressBar
-
-    advance = ProgressBar.advance
-
-    def advance_and_stop(self, done):
-        advance(self, done)
-        if done == step - 1:  # the step under way when the signal comes is still done
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(ProgressBar, "advance", advance_and_stop)
 
 
 def test_a_run_leaves_what_it_promises(tmp_path, experiment, quiet):

@@ -7,6 +7,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from small_runs import stop_after
 
 from jaxcl import augment, data, encoders, methods, pretrained, training
 from jaxcl.evaluation import tasks
@@ -85,15 +86,32 @@ def rows_of(path):
     return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
 
 
+def queue_experiment(folder, **changes):
+    """MoCo over texts: two views that lack words, and keys of past batches."""
+    base = text_experiment(
+        folder,
+        views=augment.texts(delete=0.2),
+        method=methods.MoCo(ENCODER, encoders.MLP((8,)), queue_size=32, momentum=0.9),
+    )
+    return dataclasses.replace(base, **changes)
+
+
 @pytest.mark.parametrize(
-    "make", [text_experiment, pytest.param(picture_experiment, marks=pytest.mark.slow)]
+    "make",
+    [
+        text_experiment,
+        pytest.param(picture_experiment, marks=pytest.mark.slow),
+        pytest.param(queue_experiment, marks=pytest.mark.slow),
+    ],
 )
-def test_two_devices_and_a_stop_change_nothing(folder, tmp_path, make):
+def test_two_devices_and_a_stop_change_nothing(folder, tmp_path, monkeypatch, make):
     experiment = make(folder)
     training.train(experiment, tmp_path / "one")
     two = dataclasses.replace(experiment, run=dataclasses.replace(experiment.run, devices=2))
-    short = dataclasses.replace(two, train=dataclasses.replace(two.train, epochs=2))
-    training.train(short, tmp_path / "two")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        assert training.train(two, tmp_path / "two").step == 3
+    assert training.train(two, tmp_path / "two").finished
     for one, other in zip(rows_of(tmp_path / "one"), rows_of(tmp_path / "two"), strict=True):
         np.testing.assert_allclose(one["loss"], other["loss"], rtol=1e-4)
 
