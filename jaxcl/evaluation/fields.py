@@ -1,13 +1,15 @@
 """Features of one field of all records: by a run's encoder, and by counting tokens."""
 
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxcl.augment import to_float
-from jaxcl.data import Source
+from jaxcl.data import Source, pad_tokens
+from jaxcl.data.batches import bucket_length
 from jaxcl.data.source import inputs_of
 from jaxcl.evaluation.embedding import Prepare, evaluation_view, read_batches
 from jaxcl.methods import MultiModal
@@ -62,24 +64,12 @@ def encoded_fields(run: RestoredRun, state: TrainState, *, batch_size: int = 128
         prepare = None
         if known[field].ndim == 3 and known[field].dtype != np.int32:
             prepare = prepares.get(field, next(iter(prepares.values()), to_float))
-        run_one = functools.partial(encode, tower=tower, prepare=prepare)
-        parts = []
-        for batch in read_batches(source, min(batch_size, len(source)), "embedding"):
-            rows = batch[field]
-            several = rows.shape[:2] if rows.dtype == np.int32 and rows.ndim == 3 else ()
-            if several:
-                rows = rows.reshape(-1, rows.shape[-1])
-            found = np.concatenate(
-                [
-                    _padded(run_one, arrays, rows[start : start + batch_size], batch_size)
-                    for start in range(0, len(rows), batch_size)
-                ]
-            )
-            if several:
-                there = np.any(rows >= 0, axis=1, keepdims=True)
-                found = np.where(there, found, 0).reshape(*several, -1)
-            parts.append(found)
-        return np.concatenate(parts)
+        run_one = functools.partial(encode, arrays, tower=tower, prepare=prepare)
+        batches = read_batches(source, min(batch_size, len(source)), "embedding")
+        if known[field].dtype == np.int32 and known[field].ndim in (1, 2):
+            tokens = [record for batch in batches for record in batch[field]]
+            return _text_features(run_one, tokens, batch_size)
+        return np.concatenate([_padded(run_one, batch[field], batch_size) for batch in batches])
 
     return features
 
@@ -138,7 +128,35 @@ def _counts(tokens: np.ndarray, vocabulary: int) -> Any:
     return counts.tocsr()
 
 
-def _padded(encode: Any, arrays: Any, rows: np.ndarray, batch_size: int) -> np.ndarray:
+def _text_features(
+    encode: Callable[[np.ndarray], jax.Array], tokens: Sequence[np.ndarray], batch_size: int
+) -> np.ndarray:
+    """Features [N, F] of texts [T], or [N, C, F] of several a record [C, T]; 0 where there is none.
+
+    The same text is encoded once, and texts of like lengths together: at few lengths.
+    """
+    several = tokens[0].shape[:-1]
+    texts = pad_tokens([row[row >= 0] for one in tokens for row in np.atleast_2d(one)])
+    different, place = np.unique(texts, axis=0, return_inverse=True)
+    lengths = (different >= 0).sum(1)
+    order = np.argsort(lengths, kind="stable")
+    order = order[lengths[order] > 0]
+    features: np.ndarray | None = None
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        length = bucket_length(int(lengths[rows[-1]]), different.shape[1])
+        found = _padded(encode, different[rows, :length], batch_size)
+        if features is None:
+            features = np.zeros((len(different), found.shape[1]), np.float32)
+        features[rows] = found
+    if features is None:
+        raise ValueError("there are no texts, so there is nothing to encode")
+    return features[place.ravel()].reshape(len(tokens), *several, -1)
+
+
+def _padded(
+    encode: Callable[[np.ndarray], jax.Array], rows: np.ndarray, batch_size: int
+) -> np.ndarray:
+    """Of any number of rows, encoded as a full batch."""
     padding = [(0, batch_size - len(rows)), *[(0, 0)] * (rows.ndim - 1)]
-    full = np.pad(rows, padding, mode="edge")
-    return np.asarray(encode(arrays, full))[: len(rows)]
+    return np.asarray(encode(np.pad(rows, padding, mode="edge")))[: len(rows)]

@@ -11,6 +11,7 @@ from small_runs import stop_after
 
 from jaxcl import augment, data, encoders, methods, pretrained, training
 from jaxcl.evaluation import tasks
+from jaxcl.evaluation.fields import encoded_fields
 from jaxcl.evaluation.runs import evaluate_run
 from jaxcl.training import UserError
 from jaxcl.training.state import name_leaves
@@ -150,6 +151,27 @@ def test_tasks_are_measured_beside_simple_anchors(folder, tmp_path):
     names = ["counted tokens (TF-IDF)", "untrained encoder", "trained encoder"]
     assert [*found["neighbours"]] == [*found["scores"]] == names
     assert found["neighbours"]["trained encoder"] != found["neighbours"]["untrained encoder"]
+
+
+def test_features_of_texts_are_those_of_each_by_itself(folder, tmp_path):
+    """Of any length, the same twice, and none at all; several a record."""
+    experiment = picture_experiment(folder)
+    setup = training.set_up(experiment)
+    state = setup.fetch(setup.start())
+    state = dataclasses.replace(state, params=jax.tree.map(lambda x: x + 0.1, state.params))
+    run = training.RestoredRun(tmp_path, experiment, setup.facts.shapes, 0, state, ())
+    source = captioned(folder, "test").open()
+    found = encoded_fields(run, state, batch_size=8)(source, "caption")
+    assert found.shape == (len(source), 2, 4)
+    for record in range(len(source)):
+        for place, tokens in enumerate(source[record]["caption"]):
+            expected = 0
+            if tokens[0] >= 0:
+                expected = experiment.method.embed(
+                    state.params, state.method, tokens[None], tower="text", project=True
+                )[0]
+            np.testing.assert_allclose(found[record, place], expected, atol=1e-6)
+    assert not found[:, 1].any(1).all()  # some are missing
 
 
 @pytest.mark.slow
