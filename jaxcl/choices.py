@@ -9,7 +9,8 @@ Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
 
 
 def check_choices(owner: Any) -> None:
-    """Raises where a field with a `Literal` type holds a word that is none of its own.
+    """Raises where a field with a `Literal` type holds a word that is none of its own, or one that
+    is True or False holds a word.
 
     Args:
       owner: a dataclass or a linen module.
@@ -20,7 +21,7 @@ def check_choices(owner: Any) -> None:
     for name, words in _choices(owner.__class__).items():
         value = getattr(owner, name)
         if isinstance(value, str) and value not in words:
-            expected = " or ".join(map(repr, words))
+            expected = " or ".join(map(repr, words)) or "True or False"
             raise ValueError(f"{type(owner).__name__}: {name} is {value!r}, expected {expected}")
 
 
@@ -30,5 +31,5 @@ def _choices(kind: Any) -> dict[str, tuple[Any, ...]]:
     return {
         name: typing.get_args(hint)
         for name, hint in hints.items()
-        if typing.get_origin(hint) is typing.Literal
+        if hint is bool or typing.get_origin(hint) is typing.Literal
     }

@@ -30,6 +30,7 @@ def encode(encoder):
             lambda: methods.InstanceDiscrimination(MLP, bank_size=9, contrast="NCE"),
             "expected 'softmax' or 'nce'",
         ),
+        (lambda: methods.MoCo(MLP, shuffle="none"), "MoCo: shuffle is 'none', expected True or"),
         (lambda: training.Run(mapping="pmpa"), "Run: mapping is 'pmpa'"),
         (lambda: training.Evaluate(weights="unifrom"), "Evaluate: weights is 'unifrom'"),
         (lambda: training.Schedule(decay="cosin"), "Schedule: decay is 'cosin'"),

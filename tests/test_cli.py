@@ -328,6 +328,7 @@ def test_help_lists_each_field_with_its_default(capsys):
     assert stop.value.code == 0
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "--method.temperature FLOAT Divides similarities; > 0. (default: 0.2)" in text
+    assert "--population FIELD=[VALUE,...]" in text  # the verb's own, too
     assert main(["train", "--help"]) == 0
 
 

@@ -38,7 +38,7 @@ def config() -> training.Experiment:
         ),
         start=(pretrained.HuggingFaceText(folder),),
         optimizer=training.AdamW(learning_rate=3e-5, scaling="none"),
-        train=training.Train(batch_size=64, epochs=0.02, apart=True),
+        train=training.Train(batch_size=64, epochs=0.01, apart=True),
         run=training.Run(devices=1),
         tasks=(
             tasks.Retrieval("paraphrases", verses, "king_james", "world_english", centre=True),

@@ -32,7 +32,7 @@ def load_config(path: Path) -> "Experiment":
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is neither a config file nor a run directory: give a .py file that defines "
-            "config(), such as configs/quickstart.py"
+            "config(), such as configs/quickstart.py, before any option"
         )
     name = f"jaxcl_config_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path.absolute())

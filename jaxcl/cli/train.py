@@ -57,10 +57,13 @@ def add(verbs: Any) -> None:
 
 def train(parser: argparse.ArgumentParser, known: argparse.Namespace, options: list[str]) -> int:
     """Trains, and says what goes wrong."""
+    asked = bool({"-h", "--help"} & {*options})
     if known.target is None:
-        asked = bool({"-h", "--help"} & {*options})
         parser.print_help(sys.stdout if asked else sys.stderr)
         return 0 if asked else USAGE_ERROR
+    if asked:  # the experiment's options follow
+        parser.print_help()
+        print()
 
     from jaxcl.training.errors import UserError
     from jaxcl.training.processes import all_or_none, find_launch, join, part

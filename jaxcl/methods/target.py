@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcl.choices import check_choices
 from jaxcl.methods.method import (
     Batch,
     EncoderMethod,
@@ -54,6 +55,7 @@ class TargetMethod(EncoderMethod):
     """Share of itself that the target keeps at each step, 0 to 1."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_momentum(self, self.momentum)
 
     @property
