@@ -243,7 +243,7 @@ def test_remat_changes_no_gradient(remat):
 
     plain = jax.grad(loss)(variables, encoder)
     again = jax.grad(loss)(variables, encoder.clone(remat=remat))
-    chex.assert_trees_all_close(again, plain, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(again, plain, rtol=1e-4, atol=1e-5)  # of entries up to 1.5
 
 
 @pytest.mark.slow
