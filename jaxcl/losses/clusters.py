@@ -7,6 +7,7 @@ from jaxcl.losses.moments import count_rows, sum_over_devices
 from jaxcl.similarity import AxisName, at_least_float32, axis_size
 from jaxcl.similarity.checks import (
     Scalar,
+    check_count,
     check_embeddings,
     check_scalar,
     check_where,
@@ -61,12 +62,7 @@ def sinkhorn(
 
 def _check_sinkhorn(epsilon: Scalar, iterations: int) -> None:
     check_scalar("epsilon", epsilon, above=0)
-    _check_count("iterations", iterations, at_least=1)
-
-
-def _check_count(name: str, value: int, *, at_least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
-        raise ValueError(f"{name} is {value!r}, expected an integer of at least {at_least}")
+    check_count("iterations", iterations, at_least=1)
 
 
 def _sinkhorn(
@@ -158,7 +154,7 @@ def swav(
     """
     sizes: dict[str, int] = {}
     scores = check_embeddings("scores", scores, "V N K", sizes)
-    _check_count("assigned_views", assigned_views, at_least=1)
+    check_count("assigned_views", assigned_views, at_least=1)
     if assigned_views > sizes["V"] or sizes["V"] < 2:
         raise ValueError(
             f"scores has {sizes['V']} views and assigned_views is {assigned_views}, expected at "

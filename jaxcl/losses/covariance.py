@@ -4,6 +4,7 @@ values, or by whitening."""
 import jax
 import jax.numpy as jnp
 
+from jaxcl.losses.matched import only_counted, prepare_matched
 from jaxcl.losses.moments import center_rows, count_rows, second_moment, sum_over_devices
 from jaxcl.similarity import (
     AxisName,
@@ -58,14 +59,10 @@ def tico(
       >>> print(loss, covariance.tolist())  # 1 - 1 + 1/2
       [0.5 0.5] [[0.5, 0.0], [0.0, 0.5]]
     """
-    sizes: dict[str, int] = {}
-    z0 = check_embeddings("z0", z0, "N D", sizes)
-    z1 = check_embeddings("z1", z1, "N D", sizes)
-    covariance = check_embeddings("covariance", covariance, "D D", sizes)
-    where = check_where(where, sizes)
+    z0, z1, where = prepare_matched({"z0": z0, "z1": z1}, where, similarity)
+    covariance = check_embeddings("covariance", covariance, "D D", {"D": z0.shape[1]})
     check_scalar("beta", beta, at_least=0, at_most=1)
     check_scalar("rho", rho, at_least=0)
-    z0, z1 = prepare(z0, similarity, where), prepare(z1, similarity, where)
 
     covariance = at_least_float32(covariance)
     count = count_rows(len(z0), where, axis_name)
@@ -74,7 +71,7 @@ def tico(
     covariance = jax.lax.stop_gradient(jnp.where(count > 0, moved, covariance))
     along = jnp.einsum("nd,de->ne", z0, covariance, precision=jax.lax.Precision.HIGHEST)
     losses = 1 - row_similarity(z0, z1) + rho * row_similarity(along, z0)
-    return (losses if where is None else jnp.where(where, losses, 0)), covariance
+    return only_counted(losses, where), covariance
 
 
 def mmcr(
@@ -214,7 +211,7 @@ def w_mse(
     white = l2_normalize(white)
     pairs = [2 - 2 * row_similarity(z0, z1) for i, z0 in enumerate(white) for z1 in white[:i]]
     losses = sum(pairs[1:], start=pairs[0]) / len(pairs)
-    return losses if where is None else jnp.where(where, losses, 0)
+    return only_counted(losses, where)
 
 
 def _whiten(

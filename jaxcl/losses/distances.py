@@ -32,7 +32,11 @@ def euclidean(x: jax.Array, y: jax.Array) -> jax.Array:
     Returns:
       [...], in float32.
     """
-    squared = squared_euclidean(x, y)
+    return root(squared_euclidean(x, y))
+
+
+def root(squared: jax.Array) -> jax.Array:
+    """The square root, whose gradient at 0, where it has none, is 0."""
     is_zero = squared == 0
     return jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, squared)))
 

@@ -7,7 +7,7 @@ from jaxcl.losses.moments import count_rows, sum_over_devices
 from jaxcl.similarity import AxisName, at_least_float32, l2_normalize
 from jaxcl.similarity.checks import (
     Scalar,
-    check_at_least_one,
+    check_count,
     check_embeddings,
     check_key,
     check_scalar,
@@ -58,9 +58,8 @@ def sig_reg(
     check_key(key)
     sizes: dict[str, int] = {}
     x = at_least_float32(check_embeddings("x", x, "N D", sizes))
-    check_at_least_one(directions=directions)
-    if not isinstance(knots, int) or knots < 2:
-        raise ValueError(f"knots is {knots!r}, expected an integer of at least 2")
+    check_count("directions", directions)
+    check_count("knots", knots, at_least=2)
     check_scalar("largest", largest, above=0)
     where = check_where(where, sizes)
     count = count_rows(sizes["N"], where, axis_name)

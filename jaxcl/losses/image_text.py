@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from jaxcl.losses.matched import only_counted
 from jaxcl.similarity import (
     AxisName,
     Backend,
@@ -174,4 +175,4 @@ def siglip(
     )
     positives = jax.nn.softplus(-(positive / temperature + bias))
     losses = positives + negatives
-    return losses if where is None else jnp.where(where, losses, 0)
+    return only_counted(losses, where)

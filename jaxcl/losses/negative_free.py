@@ -2,8 +2,8 @@
 
 import jax
 
-from jaxcl.similarity import prepare, row_similarity
-from jaxcl.similarity.checks import check_embeddings, check_where
+from jaxcl.losses.matched import prepare_matched
+from jaxcl.similarity import row_similarity
 
 
 def negative_cosine(
@@ -32,9 +32,7 @@ def negative_cosine(
       >>> print(negative_cosine(jnp.array([[2.0, 0.0]]), jnp.array([[3.0, 4.0]])))
       [-0.6]
     """
-    sizes: dict[str, int] = {}
-    predictions = check_embeddings("predictions", predictions, "N D", sizes)
-    targets = check_embeddings("targets", targets, "N D", sizes)
-    where = check_where(where, sizes)
     # Rows that do not count are zero from here on, and so is their cosine.
-    return -row_similarity(prepare(predictions, "cosine", where), prepare(targets, "cosine", where))
+    rows = {"predictions": predictions, "targets": targets}
+    predictions, targets, _ = prepare_matched(rows, where, "cosine")
+    return -row_similarity(predictions, targets)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.losses.distances import euclidean
+from jaxcl.losses.matched import only_counted
 from jaxcl.similarity import prepare
 from jaxcl.similarity.checks import (
     Scalar,
@@ -62,4 +63,4 @@ def pair_margin(
     where = check_where(where, sizes)
     distance = euclidean(prepare(x, "dot", where), prepare(y, "dot", where))
     losses = jnp.square(jnp.where(same, distance, jax.nn.relu(margin - distance)))
-    return losses if where is None else jnp.where(where, losses, 0)
+    return only_counted(losses, where)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcl.losses.distances import DISTANCES, squared_euclidean
+from jaxcl.losses.distances import DISTANCES, root, squared_euclidean
 from jaxcl.similarity import AxisName, Pairs, axis_size, gather_rows, prepare, row_numbers
 from jaxcl.similarity.checks import (
     check_choice,
@@ -59,8 +59,7 @@ class LabelledRows(NamedTuple):
         squared = _squared_distances(rows, gather_rows(rows, axis_name))
         if distance == "squared_euclidean":
             return squared
-        is_zero = squared == 0
-        return jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, squared)))
+        return root(squared)
 
 
 @jax.custom_vjp

@@ -3,20 +3,10 @@
 import jax
 import jax.numpy as jnp
 
+from jaxcl.losses.matched import prepare_matched
 from jaxcl.losses.moments import center_rows, second_moment, square_off_diagonal, sum_over_devices
-from jaxcl.similarity import AxisName, prepare
-from jaxcl.similarity.checks import Scalar, check_embeddings, check_scalar, check_where
-
-
-def _two_views(
-    z0: jax.Array, z1: jax.Array, where: jax.Array | None
-) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """Both views checked, in float32, rows that do not count zero; and `where`, checked."""
-    sizes: dict[str, int] = {}
-    z0 = check_embeddings("z0", z0, "N D", sizes)
-    z1 = check_embeddings("z1", z1, "N D", sizes)
-    where = check_where(where, sizes)
-    return prepare(z0, "dot", where), prepare(z1, "dot", where), where
+from jaxcl.similarity import AxisName
+from jaxcl.similarity.checks import Scalar, check_scalar
 
 
 def barlow_twins(
@@ -58,7 +48,7 @@ def barlow_twins(
       >>> print(round(float(barlow_twins(views, -views)), 3))  # 2 (1 + 1)^2
       8.0
     """
-    z0, z1, where = _two_views(z0, z1, where)
+    z0, z1, where = prepare_matched({"z0": z0, "z1": z1}, where, "dot")
     check_scalar("lambd", lambd, at_least=0)
     check_scalar("epsilon", epsilon, above=0)
 
@@ -122,7 +112,7 @@ def vicreg(
       >>> print(vicreg(views, views + 1.0))  # 25 times the mean of 1
       25.0
     """
-    z0, z1, where = _two_views(z0, z1, where)
+    z0, z1, where = prepare_matched({"z0": z0, "z1": z1}, where, "dot")
     for name, weight in {"lambd": lambd, "mu": mu, "nu": nu, "gamma": gamma}.items():
         check_scalar(name, weight, at_least=0)
     check_scalar("epsilon", epsilon, above=0)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.losses.distances import euclidean, squared_euclidean
+from jaxcl.losses.matched import prepare_matched
 from jaxcl.losses.moments import count_rows
 from jaxcl.similarity import (
     AxisName,
@@ -48,13 +49,10 @@ def alignment(
       >>> print(alignment(jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 5.0]])))
       [2.]
     """
-    sizes: dict[str, int] = {}
-    x = check_embeddings("x", x, "N D", sizes)
-    y = check_embeddings("y", y, "N D", sizes)
     check_scalar("alpha", alpha, above=0)
-    where = check_where(where, sizes)
     # Rows that do not count are zero from here on, and so is their distance.
-    squared = squared_euclidean(prepare(x, "cosine", where), prepare(y, "cosine", where))
+    x, y, _ = prepare_matched({"x": x, "y": y}, where, "cosine")
+    squared = squared_euclidean(x, y)
     is_zero = squared == 0  # where powers below 2 have no gradient
     return jnp.where(is_zero, 0, jnp.where(is_zero, 1, squared) ** (alpha / 2))
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.losses.distances import distance_function
+from jaxcl.losses.matched import only_counted
 from jaxcl.similarity.checks import Scalar, check_embeddings, check_scalar, check_where
 
 
@@ -34,8 +35,7 @@ def _distance_differences(
 
 
 def _mean_over_negatives(terms: jax.Array, where: jax.Array | None) -> jax.Array:
-    loss = jnp.mean(terms, axis=1)
-    return loss if where is None else jnp.where(where, loss, 0)
+    return only_counted(jnp.mean(terms, axis=1), where)
 
 
 def triplet(

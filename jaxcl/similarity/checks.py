@@ -201,6 +201,16 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
     )
 
 
+def check_count(name: str, value: int, *, at_least: int = 1) -> None:
+    """Checks how often something is done.
+
+    Raises:
+      ValueError: if it is no integer, or too few.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
+        raise ValueError(f"{name} is {value!r}, expected an integer of at least {at_least}")
+
+
 def check_at_least_one(**values: int) -> None:
     """Checks sizes and counts, given by name.
 
