@@ -341,7 +341,12 @@ OWN = [
         "key has dtype key<fry> and shape (2,), expected one key",
     ),
     (losses.sig_reg, {"key": 0}, TypeError, "key has dtype int32 and shape (), expected one key"),
-    (losses.sig_reg, {"directions": 0}, ValueError, "directions is 0, expected an integer of at least 1"),
+    (
+        losses.sig_reg,
+        {"directions": 0},
+        ValueError,
+        "directions is 0, expected an integer of at least 1",
+    ),
     (losses.sig_reg, {"knots": 1}, ValueError, "knots is 1, expected an integer of at least 2"),
     (similarity_rows, {"reduction": "logsumexp "}, ValueError, "reduction is 'logsumexp ', expec"),
     (
