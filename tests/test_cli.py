@@ -489,3 +489,53 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path):
     assert "resuming after step" in again.communicate(timeout=60)[1]
     rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+
+
+PLAIN = """
+from jaxcl import augment, data, encoders, methods, training
+
+def config():
+    return training.Experiment(
+        data.Digits(),
+        augment.Views((augment.RandomHorizontalFlip(),) * 2),
+        methods.SimCLR(encoders.MLP((4,))),
+        train=training.Train(batch_size=64, epochs=0.2),
+        run=training.Run(devices=1),
+    )
+"""
+
+
+@pytest.fixture
+def plain(tmp_path):
+    """A config of what compiles in no time."""
+    (tmp_path / "plain.py").write_text(PLAIN)
+    return str(tmp_path / "plain.py")
+
+
+@pytest.mark.slow
+def test_a_population_trains_and_reports(plain, tmp_path, capsys):
+    members = ["--population", "method.temperature=[0.1,0.5]", "--out", str(tmp_path / "p")]
+    assert main(["train", plain, *members]) == 0
+    said = capsys.readouterr()
+    assert "trained 5 steps of each; the members are in" in said.err
+    assert "method.temperature" in said.out
+    for member in ("0", "1"):
+        rows = (tmp_path / "p" / member / "metrics.jsonl").read_text().splitlines()
+        assert json.loads(rows[-1])["step"] == 5
+
+
+def test_what_does_not_go_together_is_said(plain, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "words.txt").write_text("")
+    (tmp_path / "number.py").write_text("def config():\n    return 4\n")
+    (tmp_path / "wrong.py").write_text("def config():\n    return (\n")
+    population = ["--population", "method.temperature=[0.1,0.5]"]
+    for arguments, words in (
+        ([plain, *population, "--profile", "1:2"], "--profile goes with one run"),
+        ([str(tmp_path / "run"), "--out", str(tmp_path)], "a run directory resumes in place"),
+        ([str(tmp_path / "words.txt")], "a config ends in .py"),
+        ([str(tmp_path / "number.py")], "config() returned 4, not a training.Experiment"),
+        ([str(tmp_path / "wrong.py")], "wrong.py, line 2: SyntaxError"),
+    ):
+        assert main(["train", *arguments]) == 2
+        assert words in capsys.readouterr().err

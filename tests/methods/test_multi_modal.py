@@ -332,20 +332,19 @@ BI_ENCODER = MultiModal(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "batch"),
     [
         (BI_ENCODER, batch_of(TEXTS, TEXTS[:, ::-1])),
-        pytest.param(
-            methods.siglip(MLP((8,)), TEXT, dim=D), batch_of(IMAGES, TEXTS), marks=pytest.mark.slow
-        ),
-        pytest.param(
-            methods.clip(MLP((8,)), TEXT, dim=D, queue_size=24),
+        (methods.siglip(MLP((8,)), TEXT, dim=D), batch_of(IMAGES, TEXTS)),
+        (methods.clip(MLP((8,)), TEXT, dim=D, queue_size=24), batch_of(IMAGES, TEXTS)),
+        (
+            methods.clip(MLP((12, 8), batch_norm=True, batch_norm_groups=4), TEXT, dim=D),
             batch_of(IMAGES, TEXTS),
-            marks=pytest.mark.slow,
         ),
     ],
-    ids=["bi-encoder", "siglip", "queues"],
+    ids=["bi-encoder", "siglip", "queues", "groups"],
 )
 def test_cached_gradients_are_those_of_the_whole_batch(method, batch):
     """Dropout and all: each micro-batch draws what its examples draw."""

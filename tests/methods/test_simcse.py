@@ -69,7 +69,11 @@ def test_views_of_one_text_differ_by_dropout_alone():
         assert differ.all() if dropout else not differ.any()
 
 
-@pytest.mark.parametrize("guide", [None, MLP((384,))], ids=["alone", "guided"])
+@pytest.mark.parametrize(
+    "guide",
+    [None, pytest.param(MLP((384,)), marks=pytest.mark.slow)],
+    ids=["alone", "guided"],
+)
 def test_everyones_hard_negatives_are_seen_on_any_number_of_devices(guide):
     rows = np.random.default_rng(2).normal(size=(2, 8, 7))
     rows[:, 5] = rows[:, 2]  # as alike to one another as to themselves, but for rounding

@@ -1,10 +1,11 @@
 """Experiments that do not fit together: each said in a line, before anything is compiled."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
-from small_runs import make_experiment
+from small_runs import make_experiment, make_plain_experiment
 
 from jaxcl import augment, data, encoders, methods, training
 from jaxcl.training import Checkpoints, RunDirectory, Train, UserError, train
@@ -169,3 +170,62 @@ def test_a_checkpoint_of_another_state_is_refused_by_name(tmp_path, experiment, 
     assert "method/queue/embeddings is float32[200, 16], expected float32[100, 16]" in str(
         caught.value
     )
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Train(batch_size=0), "train.batch_size must be positive, got 0"),
+        (lambda: Train(epochs=0.0), "train.epochs must be positive, got 0"),
+        (lambda: Train(accumulate=0), "train.accumulate must be at least 1, got 0"),
+        (lambda: training.Run(prefetch=0), "run.prefetch must be at least 1, got 0"),
+        (lambda: training.Run(workers=-1), "run.workers must not be negative, got -1"),
+        (lambda: training.Evaluate(neighbours=0), "evaluate.neighbours must be at least 1"),
+        (lambda: training.Evaluate(temperature=0.0), "evaluate.temperature must be positive"),
+        (lambda: training.Schedule(warmup_epochs=-1.0), "warmup_epochs must not be negative"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+def test_parts_of_a_batch_have_losses_of_their_own(tmp_path, quiet):
+    """Accumulated: the loss is the mean of those of each part, and so it is said."""
+    experiment = make_plain_experiment(train=Train(batch_size=64, epochs=2 / 23, accumulate=4))
+    (notice,) = training.set_up(experiment).notices
+    assert "contrasted, and batch statistics taken, within 16 of the 64" in notice
+    train(experiment, tmp_path / "run", console=quiet)
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(rows[0])["negatives"] == 2 * (16 - 1)
+    uneven = dataclasses.replace(experiment, train=Train(batch_size=66, accumulate=4))
+    with pytest.raises(UserError, match=r"accumulate 4 does not divide a device's batch of 66"):
+        training.set_up(uneven)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("config.json", "{", "config.json is damaged"),
+        ("config.json", "[]", "it holds no JSON object"),
+        ("facts.json", "{}", "facts.json is missing or damaged"),
+        ("facts.json", None, "facts.json is missing or damaged"),
+    ],
+)
+def test_a_damaged_run_directory_is_named(tmp_path, name, content, words):
+    experiment = make_plain_experiment()
+    files = RunDirectory(tmp_path)
+    files.prepare(experiment, training.set_up(experiment).facts)
+    if content is None:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=words):
+        training.restore_run(tmp_path)
+
+
+def test_a_run_without_a_checkpoint_says_so(tmp_path):
+    experiment = make_plain_experiment()
+    RunDirectory(tmp_path).prepare(experiment, training.set_up(experiment).facts)
+    with pytest.raises(UserError, match="has no checkpoint yet; run: jaxcl train"):
+        training.restore_run(tmp_path)

@@ -97,14 +97,8 @@ def queue_experiment(folder, **changes):
     return dataclasses.replace(base, **changes)
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        text_experiment,
-        pytest.param(picture_experiment, marks=pytest.mark.slow),
-        pytest.param(queue_experiment, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [text_experiment, picture_experiment, queue_experiment])
 def test_two_devices_and_a_stop_change_nothing(folder, tmp_path, monkeypatch, make):
     experiment = make(folder)
     training.train(experiment, tmp_path / "one")
@@ -117,6 +111,7 @@ def test_two_devices_and_a_stop_change_nothing(folder, tmp_path, monkeypatch, ma
         np.testing.assert_allclose(one["loss"], other["loss"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_program_is_compiled_for_each_of_few_lengths(folder):
     """Batches have four lengths at most, whatever their texts'."""
     run = training.Run(devices=1, mapping="shard_map")
