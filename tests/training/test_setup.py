@@ -58,6 +58,7 @@ def traces(monkeypatch):
     return counts
 
 
+@pytest.mark.slow
 def test_a_state_starts_the_same_anywhere_and_its_step_is_traced_once(traces):
     found = {}
     for way, run in WAYS.items():
