@@ -12,13 +12,14 @@ FOLDER = "data/text"
 TOKENIZER = f"{FOLDER}/english.json"
 
 
-def measured(tokenizer: str) -> tuple[training.Task, ...]:
-    """Paraphrases of verses in books never seen, and people's scores of word pairs."""
+def measured(tokenizer: str, longest: int = 64) -> tuple[training.Task, ...]:
+    """Paraphrases of verses in books never seen, and people's scores of pairs of words and of
+    documents, these of up to `longest` tokens."""
     verses = data.Texts(
         f"{FOLDER}/verses_held_out.tsv", tokenizer, ("king_james", "world_english"), max_length=64
     )
     pairs = {
-        name: data.Texts(f"{FOLDER}/{name}.tsv", tokenizer, ("first", "second"), max_length=64)
+        name: data.Texts(f"{FOLDER}/{name}.tsv", tokenizer, ("first", "second"), max_length=longest)
         for name in ("simlex", "wordsim", "lee")
     }
     return (

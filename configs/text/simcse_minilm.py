@@ -7,10 +7,9 @@
 import importlib.util
 import os
 
-from jaxcl import augment, data, encoders, methods, pretrained, training
-from jaxcl.evaluation import tasks
+from simcse import FOLDER, measured
 
-FOLDER = "data/text"
+from jaxcl import augment, data, encoders, methods, pretrained, training
 
 
 def model() -> str:
@@ -23,13 +22,6 @@ def model() -> str:
 
 def config() -> training.Experiment:
     folder = model()
-    verses = data.Texts(
-        f"{FOLDER}/verses_held_out.tsv", folder, ("king_james", "world_english"), max_length=64
-    )
-    pairs = {
-        name: data.Texts(f"{FOLDER}/{name}.tsv", folder, ("first", "second"), max_length=256)
-        for name in ("simlex", "wordsim", "lee")
-    }
     return training.Experiment(
         data=data.Texts(f"{FOLDER}/sentences.txt", folder, max_length=64),
         views=augment.texts(),
@@ -40,10 +32,5 @@ def config() -> training.Experiment:
         optimizer=training.AdamW(learning_rate=3e-5, scaling="none"),
         train=training.Train(batch_size=64, epochs=0.01, apart=True),
         run=training.Run(devices=1),
-        tasks=(
-            tasks.Retrieval("paraphrases", verses, "king_james", "world_english", centre=True),
-            tasks.Similarity("SimLex", pairs["simlex"], "score"),
-            tasks.Similarity("WordSim", pairs["wordsim"], "score"),
-            tasks.Similarity("Lee", pairs["lee"], "score"),
-        ),
+        tasks=measured(folder, longest=256),
     )

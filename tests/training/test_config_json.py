@@ -1,7 +1,6 @@
 """Experiments as JSON: the round trip, what is refused, and what differs."""
 
 import dataclasses
-import importlib.util
 import json
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 from small_runs import make_experiment
 
 from jaxcl import methods, training
+from jaxcl.cli import load_config
 from jaxcl.training import differences, from_data, to_data
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.py"))
@@ -17,10 +17,7 @@ CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.py"))
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_survives_json(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    experiment = module.config()
+    experiment = load_config(path)
     again = from_data(json.loads(json.dumps(to_data(experiment))))
     assert again == experiment
     assert differences(to_data(experiment), to_data(again)) == []
