@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.extend
 import jax.numpy as jnp
-from jax.interpreters import ad, batching, mlir
+
+from jaxcl.encoders.once import once
+from jaxcl.encoders.winograd import convolve_3x3
 
 _NUMBERS = ("NHWC", "HWIO", "NHWC")
 
@@ -23,6 +24,7 @@ def convolve(
     - On CPU the input and its gradient are computed once. The gradient of a kernel reads the input
       in another order; left alone, the compiler computes it anew for that, all the way from the
       convolutions before, value by value: a third of a step.
+    - On CPU a 3x3 kernel with stride 1 takes fewer multiplications (`winograd`), in float32.
     - Everywhere a 1x1 kernel with strides sees only the places that it takes.
     - On CPU the input's gradient of a 3x3 kernel with stride 2 goes by the four images that one
       makes of every other row and column, instead of by one that is three quarters zeros.
@@ -55,7 +57,21 @@ def convolve(
         and plain
     ):
         return _halving(images, kernel)
+    if (
+        (kernel.shape[:2], strides, pads) == ((3, 3), (1, 1), [(1, 1), (1, 1)])
+        and plain
+        and images.dtype == kernel.dtype == jnp.float32
+        and not (_is_checked(images) or _is_checked(kernel))
+    ):
+        return once(convolve_3x3(images, kernel))
     return jax.lax.conv_general_dilated(images, kernel, strides, pads, **options)
+
+
+def _is_checked(x: jax.Array) -> bool:
+    """Whether `jax.shard_map` follows which devices hold the same, which it cannot beyond jax's own
+    operations."""
+    kind = getattr(jax.typeof(x), "manual_axis_type", None)
+    return bool(getattr(kind, "varying", None))
 
 
 def _halve(images: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -94,40 +110,3 @@ def _halve_by_phases(images: jax.Array, kernel: jax.Array) -> jax.Array:
         [(1, 0), (1, 0)],
         dimension_numbers=_NUMBERS,
     )
-
-
-def once(x: jax.Array) -> jax.Array:
-    """`x`; on CPU it and its gradient are, as a rule, computed once and kept for all who read them.
-
-    Other platforms' compilers know what to keep. On CPU optimization barriers are gone before
-    operations are fused; so there it is divided by a 1 that no compiler sees through. That is no
-    guarantee: the compiler may make a product of it, and in small programs computes `x` anew. In a
-    step of ResNet-18 it keeps what the weights' gradients read, which is measured, not explained.
-    """
-    return _once.bind(x)
-
-
-def _kept(x: jax.Array) -> jax.Array:
-    if not x.size:
-        return x
-    return jax.lax.platform_dependent(x, cpu=_by_one, default=_itself)
-
-
-def _by_one(x: jax.Array) -> jax.Array:
-    first = x[(0,) * x.ndim]
-    one = jnp.where(jnp.isnan(first), 1, jnp.exp(jnp.minimum(jnp.abs(first), 0))).astype(x.dtype)
-    # With the plain quotient less is kept: the choice, whose outcome is known, is what helps.
-    return jnp.where(x > jnp.inf, one, x / one)
-
-
-def _itself(x: jax.Array) -> jax.Array:
-    return x
-
-
-# An operation of its own, for a gradient to be divided by a 1 that hangs on the gradient.
-_once = jax.extend.core.Primitive("once")
-_once.def_impl(jax.jit(_kept))
-_once.def_abstract_eval(lambda x: x)
-ad.deflinear(_once, lambda gradient: [once(gradient)])
-batching.defvectorized(_once)
-mlir.register_lowering(_once, mlir.lower_fun(_kept, multiple_results=False))

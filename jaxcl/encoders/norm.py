@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.choices import Dtype, check_choices
-from jaxcl.encoders.convolution import once
+from jaxcl.encoders.once import once
 
 _FEW = 64
 """Values of a channel up to which batch statistics are taken in two passes."""

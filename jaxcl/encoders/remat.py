@@ -5,13 +5,15 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 
+from jaxcl.encoders.winograd import convolve_3x3_p
+
 Remat = Literal["none", "blocks", "products"]
 """none: keep all that gradients need. blocks: keep only the inputs of blocks and compute the rest
 again: least memory, about a third more compute. products: keep what convolutions and matrix
 products give, too, and compute norms and activations again: less memory, little more compute, and
 less to move between chip and main memory."""
 
-_PRODUCTS = (jax.lax.conv_general_dilated_p, jax.lax.dot_general_p)
+_PRODUCTS = (jax.lax.conv_general_dilated_p, jax.lax.dot_general_p, convolve_3x3_p)
 
 
 def remat_block(block: type[nn.Module], remat: Remat, *, static: tuple[int, ...]) -> Any:

@@ -226,7 +226,8 @@ def _has_convolutions(
     represent: Callable[[Any, Any], tuple[Any, Any]], params: Any, chunks: Any
 ) -> bool:
     chunk = jax.tree.map(lambda x: x[0], chunks)
-    return "conv_general_dilated" in str(jax.make_jaxpr(represent)(params, chunk))
+    program = str(jax.make_jaxpr(represent)(params, chunk))
+    return "conv_general_dilated" in program or "convolve_3x3" in program
 
 
 def _chunk_after(parts: Any, number: int, total: Any) -> Any:

@@ -27,6 +27,9 @@ def _of_equation(equation: Any) -> int:
         return 2 * equation.outvars[0].aval.size * math.prod(left[axis] for axis in contracted)
     if name == "conv_general_dilated":
         return _of_convolution(equation)
+    if name in ("convolve_3x3", "kernel_gradient_3x3"):  # of jaxcl.encoders.winograd
+        kernel = equation.invars[1] if name == "convolve_3x3" else equation.outvars[0]
+        return 2 * math.prod(equation.invars[0].aval.shape[:3]) * kernel.aval.size
     if name == "cond":
         platforms = params.get("branches_platforms")
         if platforms is not None:  # of jax.lax.platform_dependent; None is what has no name

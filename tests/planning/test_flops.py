@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxcl import encoders
+from jaxcl.encoders.winograd import convolve_3x3
 from jaxcl.planning import count_flops
 
 
@@ -42,6 +43,14 @@ def test_convolutions_and_their_gradients(stride, groups):
     forward = 2 * 2 * (16 // stride) ** 2 * 12 * 9 * 8 // groups
     assert flops(convolve, images, kernel) == forward
     gradients = jax.grad(lambda x, k: convolve(x, k).sum(), (0, 1))
+    assert flops(gradients, images, kernel) == 3 * forward
+
+
+def test_convolutions_that_cpus_compute_otherwise():
+    images, kernel = array(2, 16, 16, 8), array(3, 3, 8, 12)
+    forward = 2 * 2 * 16**2 * 12 * 9 * 8
+    assert flops(convolve_3x3, images, kernel) == forward
+    gradients = jax.grad(lambda x, k: convolve_3x3(x, k).sum(), (0, 1))
     assert flops(gradients, images, kernel) == 3 * forward
 
 
