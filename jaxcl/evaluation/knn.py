@@ -84,6 +84,13 @@ def _nothing(queries: int, k: int) -> tuple[jax.Array, jax.Array]:
 
 
 @jax.jit
+def cosines(queries: ArrayLike, tile: ArrayLike) -> jax.Array:
+    """[B, C] of unit rows [B, D] and [C, D], in full float32 also on GPU and TPU, whose default
+    would reorder close neighbours."""
+    return jnp.matmul(queries, jnp.asarray(tile).T, precision=jax.lax.Precision.HIGHEST)
+
+
+@jax.jit
 def _with_tile(
     best: tuple[jax.Array, jax.Array],
     queries: ArrayLike,
@@ -97,8 +104,7 @@ def _with_tile(
     (values, indices), tile = best, jnp.asarray(tile)
     k = values.shape[1]
     rows = start + jnp.arange(len(tile), dtype=jnp.int32)  # [C]
-    # Full float32 also on GPU and TPU, whose default would reorder close neighbours.
-    similarities = jnp.matmul(queries, tile.T, precision=jax.lax.Precision.HIGHEST)  # [B, C]
+    similarities = cosines(queries, tile)  # [B, C]
     allowed = (rows < count) & (rows != jnp.asarray(own_rows)[:, None])
     similarities = jnp.where(allowed, similarities, -jnp.inf)
     # The best so far come first: they have the lower rows, and top_k takes the first of equals.

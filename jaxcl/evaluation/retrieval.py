@@ -7,12 +7,10 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxcl.evaluation.blocks import unit_tiles
-from jaxcl.evaluation.knn import nearest_neighbours
+from jaxcl.evaluation.knn import cosines, nearest_neighbours
 from jaxcl.evaluation.validation import as_features, as_labels, check_count
 
 Centre = Literal["none", "rows", "columns"]
-_ROUNDING = 1e-6
-"""Cosines closer than this are equal: of equal rows those differ by where in a product they stand."""
 
 
 def recall_at_k(
@@ -106,16 +104,16 @@ def mean_reciprocal_rank(
         for start, similarities, found in _against_tiles(block, kept, kept_ids, block_size):
             similarities = similarities[: len(ids)]
             matching = np.where(found == ids, similarities, -np.inf)
-            highest = matching.max(1)
-            at = (matching >= highest[:, None] - _ROUNDING).argmax(1)
-            better = highest > best + _ROUNDING  # of equals the earlier stays
-            best, place = np.where(better, highest, best), np.where(better, start + at, place)
+            at = matching.argmax(1)
+            value = np.take_along_axis(matching, at[:, None], 1)[:, 0]
+            better = value > best  # of equals the earlier stays
+            best, place = np.where(better, value, best), np.where(better, start + at, place)
         rank = np.ones(len(ids), int)
         for start, similarities, found in _against_tiles(block, kept, kept_ids, block_size):
             similarities = similarities[: len(ids)]
             earlier = start + np.arange(len(found)) < place[:, None]
-            apart = similarities - best[:, None]
-            rank += ((apart > _ROUNDING) | (apart >= -_ROUNDING) & earlier).sum(1)
+            before = (similarities > best[:, None]) | (similarities == best[:, None]) & earlier
+            rank += before.sum(1)
         ranks.append(rank)
     return float(np.mean(1 / np.concatenate(ranks)))
 
@@ -126,7 +124,9 @@ def _against_tiles(
     """Of each tile of the gallery its first row, cosines [B, C] with unit rows, and ids [C]."""
     for start, tile in unit_tiles(gallery, block_size):
         own = ids[start : start + len(tile)]
-        yield start, (block @ tile.T)[:, : len(own)], own
+        # Whole tiles are multiplied, filled ones too: another shape would be rounded otherwise, and
+        # equal rows no longer be equally alike. NumPy's product does that to them within a tile.
+        yield start, np.asarray(cosines(block, tile))[:, : len(own)], own
 
 
 def mean_average_precision_at_r(
