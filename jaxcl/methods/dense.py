@@ -1,7 +1,6 @@
 """Momentum contrast of every cell of the feature map, beside that of the whole image: DenseCL."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import flax.linen as nn
@@ -21,7 +20,6 @@ from jaxcl.methods.method import (
 )
 from jaxcl.methods.moco import MoCo, MoCoState
 from jaxcl.methods.networks import chain, forward, init_networks, network_streams
-from jaxcl.methods.shuffle import norm_groups, shuffle_rows, unshuffle_rows
 from jaxcl.methods.target import start_target
 from jaxcl.similarity import l2_normalize
 
@@ -80,14 +78,8 @@ class DenseCL(MoCo):
             dense_queue=dense_queue,
         )
 
-    def represent(
-        self,
-        params: Params,
-        state: Any,
-        batch: Batch,
-        *,
-        key: jax.Array,
-        axis_name: str | None = None,
+    def _represent_in_order(
+        self, params: Params, state: Any, batch: Batch, key: jax.Array, axis_name: str | None
     ) -> tuple[tuple[jax.Array, ...], DenseCLState]:
         """Of queries, then of keys: embeddings [N, D], of the S cells of their maps [N, S, D'], and
         the features by which cells are matched [N, S, F]."""
@@ -95,34 +87,14 @@ class DenseCL(MoCo):
         queries, batch_stats = self._encode(
             params, state.batch_stats, query_view, axis_name, batch.draws(key, axis_name)
         )
-        if self.shuffle:
-            key_view = shuffle_rows(key, key_view, axis_name, groups=norm_groups(self.encoder))
         keys, target_batch_stats = self._encode(
             state.target_params, state.target_batch_stats, key_view, axis_name
         )
         state = dataclasses.replace(
             state, batch_stats=batch_stats, target_batch_stats=target_batch_stats
         )
-        if self.shuffle:
-            keys = _unshuffle(key, keys, axis_name, norm_groups(self.encoder))
         embedding, *of_cells = jax.lax.stop_gradient(keys)
         return (*queries, l2_normalize(embedding), *of_cells), state
-
-    def row_by_row(
-        self, batch: Batch, *, key: jax.Array, axis_name: str | None = None
-    ) -> tuple["DenseCL", Batch, Callable[[Any], Any]]:
-        if not self.shuffle:
-            return self, batch, lambda embeddings: embeddings
-        query_view, key_view = two_views(batch, self)
-        shuffled = shuffle_rows(key, key_view, axis_name, groups=norm_groups(self.encoder))
-        return (
-            dataclasses.replace(self, shuffle=False),
-            dataclasses.replace(batch, views=(query_view, shuffled)),
-            lambda embeddings: (
-                *embeddings[:3],
-                *_unshuffle(key, embeddings[3:], axis_name, norm_groups(self.encoder)),
-            ),
-        )
 
     def objective(
         self,
@@ -230,9 +202,3 @@ def _cells(feature_map: jax.Array) -> jax.Array:
 def _rows(cells: jax.Array) -> jax.Array:
     """[N, S, D] as [N * S, D]."""
     return cells.reshape(-1, cells.shape[-1])
-
-
-def _unshuffle(
-    key: jax.Array, keys: Iterable[jax.Array], axis_name: str | None, groups: int | None
-) -> tuple[jax.Array, ...]:
-    return tuple(unshuffle_rows(key, rows, axis_name, groups=groups) for rows in keys)

@@ -81,6 +81,14 @@ class MoCo(TargetMethod):
         key: jax.Array,
         axis_name: str | None = None,
     ) -> tuple[tuple[jax.Array, ...], MoCoState]:
+        _, batch, put_back = self.row_by_row(batch, key=key, axis_name=axis_name)
+        embeddings, state = self._represent_in_order(params, state, batch, key, axis_name)
+        return put_back(embeddings), state
+
+    def _represent_in_order(
+        self, params: Params, state: Any, batch: Batch, key: jax.Array, axis_name: str | None
+    ) -> tuple[tuple[jax.Array, ...], Any]:
+        """Embeddings of queries, then as many of keys, each in the order of its views."""
         query_view, key_view = two_views(batch, self)
         queries, batch_stats = forward(
             self.networks,
@@ -91,8 +99,6 @@ class MoCo(TargetMethod):
             axis_name=axis_name,
             draws=batch.draws(key, axis_name),
         )
-        if self.shuffle:
-            key_view = shuffle_rows(key, key_view, axis_name, groups=norm_groups(self.encoder))
         keys, target_batch_stats = forward(
             self.networks,
             state.target_params,
@@ -101,8 +107,6 @@ class MoCo(TargetMethod):
             train=True,
             axis_name=axis_name,
         )
-        if self.shuffle:
-            keys = unshuffle_rows(key, keys, axis_name, groups=norm_groups(self.encoder))
         keys = jax.lax.stop_gradient(l2_normalize(keys))
         state = dataclasses.replace(
             state, batch_stats=batch_stats, target_batch_stats=target_batch_stats
@@ -114,15 +118,21 @@ class MoCo(TargetMethod):
     ) -> tuple["MoCo", Batch, Callable[[Any], Any]]:
         if not self.shuffle:
             return self, batch, lambda embeddings: embeddings
+        groups = norm_groups(self.encoder)
         query_view, key_view = two_views(batch, self)
-        shuffled = shuffle_rows(key, key_view, axis_name, groups=norm_groups(self.encoder))
+        shuffled = shuffle_rows(key, key_view, axis_name, groups=groups)
+
+        def put_back(embeddings: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            half = len(embeddings) // 2
+            keys = (
+                unshuffle_rows(key, each, axis_name, groups=groups) for each in embeddings[half:]
+            )
+            return *embeddings[:half], *keys
+
         return (
             dataclasses.replace(self, shuffle=False),
             dataclasses.replace(batch, views=(query_view, shuffled)),
-            lambda embeddings: (
-                embeddings[0],
-                unshuffle_rows(key, embeddings[1], axis_name, groups=norm_groups(self.encoder)),
-            ),
+            put_back,
         )
 
     def objective(
