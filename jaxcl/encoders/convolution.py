@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcl.encoders.once import once
+from jaxcl.encoders.once import is_followed, once
 from jaxcl.encoders.winograd import convolve_3x3
 
 _NUMBERS = ("NHWC", "HWIO", "NHWC")
@@ -49,7 +49,15 @@ def convolve(
     pads = [(before, after) for before, after in padding]
     if kernel.shape[:2] == (1, 1) and strides != (1, 1) and pads == [(0, 0), (0, 0)]:
         images, strides = images[:, :: strides[0], :: strides[1]], (1, 1)
-    plain = options.get("feature_group_count", 1) == 1 and options.get("precision") is None
+    plain = all(
+        options.get(name) in (None, usual)
+        for name, usual in (
+            ("feature_group_count", 1),
+            ("batch_group_count", 1),
+            ("precision", None),
+            ("preferred_element_type", images.dtype),
+        )
+    )
     sides_are_even = images.shape[1] % 2 == images.shape[2] % 2 == 0
     if (
         (kernel.shape[:2], strides, pads) == ((3, 3), (2, 2), [(1, 1), (1, 1)])
@@ -61,17 +69,11 @@ def convolve(
         (kernel.shape[:2], strides, pads) == ((3, 3), (1, 1), [(1, 1), (1, 1)])
         and plain
         and images.dtype == kernel.dtype == jnp.float32
-        and not (_is_checked(images) or _is_checked(kernel))
+        and jax.config.jax_default_matmul_precision is None  # type: ignore[attr-defined]
+        and not (is_followed(images) or is_followed(kernel))
     ):
         return once(convolve_3x3(images, kernel))
     return jax.lax.conv_general_dilated(images, kernel, strides, pads, **options)
-
-
-def _is_checked(x: jax.Array) -> bool:
-    """Whether `jax.shard_map` follows which devices hold the same, which it cannot beyond jax's own
-    operations."""
-    kind = getattr(jax.typeof(x), "manual_axis_type", None)
-    return bool(getattr(kind, "varying", None))
 
 
 def _halve(images: jax.Array, kernel: jax.Array) -> jax.Array:

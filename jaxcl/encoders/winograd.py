@@ -4,7 +4,11 @@ Winograd's minimal filtering F(4x4, 3x3) (Lavin & Gray, 2016): a tile of 6x6 inp
 each carried to 36 values, whose products are carried back to 4x4 outputs; 36 multiplications for
 each pair of channels instead of 144. A tile is a polynomial known by its values at six points:
 0, ±2/3, ±3/2 and infinity, among which rounding is amplified five times beside the plain sum; by
-the usual 0, ±1, ±2 and infinity it is eleven times.
+the usual 0, ±1, ±2 and infinity it is eleven times. What is not finite, or larger than all else by
+far, is felt in all 16 outputs of its tiles.
+
+On several CPU devices this is for `pmap` and `shard_map`: where the compiler cuts a program itself
+(`jax.jit` of sharded arrays), every device would compute the whole batch.
 """
 
 from collections.abc import Callable
@@ -29,7 +33,8 @@ _TILES = 128
 _FEW = 32
 """Channels below which the compiler's own gradient of a kernel is slow."""
 _PART = 2**20
-"""Values of the images that are carried at once: what is made of them stays in a cache."""
+"""Values of the images that are carried at once, or one image: what is made of so many stays in a
+cache."""
 _PART_TIMES_3 = 2**18
 """Likewise, where of both arrays each value is copied three times."""
 
@@ -98,12 +103,13 @@ def _on_cpu(images: jax.Array, kernel: jax.Array, *, turned: bool) -> jax.Array:
         return _carry_back(products.reshape(_IN, _IN, *tiles, -1))[:, :height, :width]
 
     (parts,) = _parts(_PART, images)
-    return jax.lax.map(convolve, parts).reshape(*images.shape[:3], -1)
+    found = jax.lax.map(convolve, parts)
+    return found.reshape(-1, *found.shape[2:])[: len(images)]
 
 
 def _kernel_gradient_on_cpu(images: jax.Array, outputs: jax.Array) -> jax.Array:
     channels = (images.shape[-1], outputs.shape[-1])
-    if min(channels) < _FEW:
+    if min(channels) < _FEW and _is_known(images.shape):
         summed = _sum_over_parts(_of_neighbours, _PART_TIMES_3, images, outputs)
         summed = summed.reshape(_TAPS, channels[0], _TAPS, channels[1])  # column, C, row, F
         return summed.transpose(2, 0, 1, 3)
@@ -129,18 +135,25 @@ def _of_neighbours(images: jax.Array, outputs: jax.Array) -> jax.Array:
 
 
 def _pays(shape: tuple[int, ...], channels: tuple[int, ...]) -> bool:
+    if min(channels) < _MANY or not _is_known(shape):
+        return False
     count, height, width, _ = shape
-    tiles = count * -(-height // _OUT) * -(-width // _OUT)
-    return min(channels) >= _MANY and tiles >= _TILES
+    return count * -(-height // _OUT) * -(-width // _OUT) >= _TILES
+
+
+def _is_known(shape: tuple[Any, ...]) -> bool:
+    """Whether there is something to compute, and sizes are numbers, not `jax.export`'s symbols."""
+    return all(isinstance(size, int) and size > 0 for size in shape)
 
 
 def _parts(most: int, *arrays: jax.Array) -> list[jax.Array]:
-    """Each [parts, rows, ...] in as few parts of equal size as hold `most` values of the widest."""
-    rows, values = len(arrays[0]), max(array.size for array in arrays)
-    count = next(
-        n for n in range(1, rows + 1) if rows % n == 0 and (values <= n * most or n == rows)
-    )
-    return [array.reshape(count, rows // count, *array.shape[1:]) for array in arrays]
+    """Each [parts, rows, ...] in as few parts as hold `most` values of the widest, or a row; the
+    last one is filled with zeros."""
+    count, values = len(arrays[0]), max(array.size for array in arrays)
+    rows = -(-count // min(count, -(-values // most)))
+    parts = -(-count // rows)
+    ends = [(0, parts * rows - count), (0, 0), (0, 0), (0, 0)]
+    return [jnp.pad(array, ends).reshape(parts, rows, *array.shape[1:]) for array in arrays]
 
 
 def _sum_over_parts(
@@ -222,13 +235,18 @@ def _operation(
 ) -> jax.extend.core.Primitive:
     primitive = jax.extend.core.Primitive(name)
 
-    def shape(x: Any, y: Any, **options: bool) -> Any:
-        return x.update(shape=jax.eval_shape(partial(plain, **options), x, y).shape)
+    def shape(*arrays: Any, **options: bool) -> Any:
+        assert all(array.dtype == jnp.float32 for array in arrays), arrays
+        return arrays[0].update(shape=jax.eval_shape(partial(plain, **options), *arrays).shape)
 
-    primitive.def_impl(jax.jit(primitive.bind, static_argnames="turned"))
+    def chosen(*arrays: jax.Array, **options: bool) -> jax.Array:
+        return jax.lax.platform_dependent(
+            *arrays, cpu=partial(on_cpu, **options), default=partial(plain, **options)
+        )
+
+    primitive.def_impl(jax.jit(chosen, static_argnames="turned"))
     primitive.def_abstract_eval(shape)
-    mlir.register_lowering(primitive, mlir.lower_fun(plain, multiple_results=False))
-    mlir.register_lowering(primitive, mlir.lower_fun(on_cpu, multiple_results=False), "cpu")
+    mlir.register_lowering(primitive, mlir.lower_fun(chosen, multiple_results=False))
     return primitive
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxcl.encoders import winograd
+from jaxcl.encoders.convolution import convolve
 from jaxcl.encoders.winograd import convolve_3x3
 
 
@@ -41,13 +42,17 @@ def arrays(count, height, width, channels, filters):
     return images, kernel, jax.random.normal(keys[2], (count, height, width, filters))
 
 
-# Few channels; tiles, in one part and in several; sides that four does not divide; few tiles.
+# Few channels; tiles, in one part and in several; a number that parts do not divide, and sides that
+# four does not; one row; few tiles; nothing.
 SHAPES = [
     (3, 5, 6, 2, 5),
     (2, 8, 8, 64, 64),
     (130, 4, 4, 64, 96),
-    (6, 17, 18, 80, 64),
+    (7, 17, 18, 80, 64),
+    (9, 1, 3, 64, 64),
     (2, 3, 3, 64, 64),
+    (0, 8, 8, 16, 64),
+    (2, 0, 8, 64, 64),
 ]
 
 
@@ -69,7 +74,8 @@ def test_values_and_gradients_are_those_of_the_definition(shape, part, monkeypat
         (by_images, by_definition(outputs, turned)),
         (by_kernel, kernel_gradient_by_definition(images, outputs)),
     ):
-        np.testing.assert_allclose(ours, exact, rtol=0, atol=5e-6 * np.abs(exact).max())
+        largest = np.abs(exact).max(initial=0)
+        np.testing.assert_allclose(ours, exact, rtol=0, atol=5e-6 * largest)
 
 
 def test_tiles_serve_where_there_are_enough():
@@ -110,7 +116,8 @@ def test_derivatives_of_derivatives_and_forward_ones(monkeypatch):
 
 
 @pytest.mark.parametrize("axes", [(0, None), (3, None), (None, 0), (1, 2)])
-def test_batches_are_what_each_is(axes):
+def test_batches_are_what_each_is(axes, monkeypatch):
+    monkeypatch.setattr(winograd, "_TILES", 1)
     images, kernel, _ = arrays(2, 4, 4, 64, 64)
     several = [
         jnp.stack([x, 2 * x, -x], axis or 0) for x, axis in zip((images, kernel), axes, strict=True)
@@ -120,12 +127,12 @@ def test_batches_are_what_each_is(axes):
         for x, many, axis in zip((images, kernel), several, axes, strict=True)
     ]
 
-    def gradients(images, kernel):
+    def of_each(images, kernel):
         return jax.grad(lambda *x: jnp.square(convolve_3x3(*x)).sum(), (0, 1))(images, kernel)
 
-    found = jax.vmap(gradients, axes)(*given)
+    found = jax.vmap(of_each, axes)(*given)
     for place, factor in enumerate((1, 2, -1)):
-        alone = gradients(
+        alone = of_each(
             images * (1 if axes[0] is None else factor), kernel * (1 if axes[1] is None else factor)
         )
         for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(alone), strict=True):
@@ -134,9 +141,51 @@ def test_batches_are_what_each_is(axes):
             )
 
 
+def gradients(images, kernel):
+    return jax.grad(
+        lambda x, k: jnp.square(
+            convolve(x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        ).sum(),
+        (0, 1),
+    )(images, kernel)
+
+
 def test_other_platforms_have_convolutions():
     images, kernel, _ = arrays(32, 8, 8, 128, 128)
-    gradients = jax.jit(jax.grad(lambda *x: jnp.square(convolve_3x3(*x)).sum(), (0, 1)))
-    traced = gradients.trace(images, kernel)
+    traced = jax.jit(gradients).trace(images, kernel)
     assert traced.lower(lowering_platforms=("tpu",)).as_text().count("stablehlo.convolution") == 3
     assert "stablehlo.convolution" not in traced.lower(lowering_platforms=("cpu",)).as_text()
+
+
+def test_a_precision_that_is_asked_for_is_kept():
+    images, kernel, _ = arrays(32, 8, 8, 128, 128)
+    with jax.default_matmul_precision("highest"):
+        traced = jax.jit(gradients).trace(images, kernel)
+    program = traced.lower(lowering_platforms=("tpu",)).as_text()
+    assert "HIGHEST" in program
+    assert "DEFAULT" not in program
+
+
+def test_it_runs_without_jit_and_exports_any_batch():
+    images, kernel, _ = arrays(4, 8, 8, 16, 16)
+    compiled = jax.jit(gradients)(images, kernel)
+    with jax.disable_jit():
+        for ours, theirs in zip(gradients(images, kernel), compiled, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3)
+    (count,) = jax.export.symbolic_shape("count")
+    any_images = jax.ShapeDtypeStruct((count, 8, 8, 16), jnp.float32)
+    exported = jax.export.export(jax.jit(gradients))(any_images, kernel)
+    for ours, theirs in zip(exported.call(images, kernel), compiled, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3)
+
+
+def test_arrays_of_an_explicit_sharding_are_convolved_by_jax():
+    images, kernel, _ = arrays(8, 8, 8, 64, 64)
+    mesh = jax.make_mesh((2,), ("devices",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        rows = jax.device_put(images, jax.NamedSharding(mesh, jax.P("devices")))
+        whole = jax.device_put(kernel, jax.NamedSharding(mesh, jax.P()))
+        found = jax.jit(
+            lambda x, k: convolve(x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        )(rows, whole)
+    np.testing.assert_allclose(found, convolve_3x3(images, kernel), atol=1e-3)

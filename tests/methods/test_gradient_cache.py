@@ -8,7 +8,9 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from jaxcl import losses
+from jaxcl.encoders.winograd import convolve_3x3
 from jaxcl.methods import grad_cache
+from jaxcl.methods.gradient_cache import _has_convolutions
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -257,6 +259,23 @@ def test_the_compiler_reserves_less_than_a_quarter_of_the_memory_for_8_chunks():
 
     assert of(128) < temporaries(direct(objective, deep)) / 4
     assert of(128) < of(512)
+
+
+def test_convolutions_of_either_kind_are_seen():
+    """They may not stand in a loop on a CPU."""
+    images, kernel = jnp.ones((2, 4, 8, 8, 3)), jnp.ones((3, 3, 3, 5))
+
+    def by_jax(kernel, images):
+        return jax.lax.conv(
+            images.transpose(0, 3, 1, 2), kernel.transpose(3, 2, 0, 1), (1, 1), "SAME"
+        )
+
+    def by_fewer_products(kernel, images):
+        return convolve_3x3(images, kernel)
+
+    assert _has_convolutions(by_jax, kernel, images)
+    assert _has_convolutions(by_fewer_products, kernel, images)
+    assert not _has_convolutions(lambda kernel, images: images + kernel.sum(), kernel, images)
 
 
 @pytest.mark.slow
