@@ -7,6 +7,9 @@ each pair of channels instead of 144. A tile is a polynomial known by its values
 the usual 0, ±1, ±2 and infinity it is eleven times. What is not finite, or larger than all else by
 far, is felt in all 16 outputs of its tiles.
 
+With few channels only the kernel's gradient goes another way here, by one product of neighbouring
+columns with neighbouring rows, which is plainly summed.
+
 On several CPU devices this is for `pmap` and `shard_map`: where the compiler cuts a program itself
 (`jax.jit` of sharded arrays), every device would compute the whole batch.
 """
