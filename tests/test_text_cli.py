@@ -24,11 +24,11 @@ def config():
             fields=("image", "caption"),
         ),
         method=methods.clip(
-            encoders.MLP((16,)),
+            encoders.MLP((64,)),
             encoders.bert(60, width=16, depth=1, heads=2, max_length=16, dropout=0.0),
             dim=8,
         ),
-        optimizer=training.AdamW(learning_rate=0.01, scaling="none"),
+        optimizer=training.AdamW(learning_rate=0.003, scaling="none"),
         train=training.Train(batch_size=16, epochs=1),
         run=training.Run(devices=1),
     )
