@@ -1,6 +1,7 @@
 """The command line on texts: a tokenizer, features, and what is found by them."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -192,3 +193,15 @@ def test_bad_commands_are_told_in_a_line(begun, capsys, tmp_path, monkeypatch, c
     assert words in said
     assert "Traceback" not in said
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("o.")]
+
+
+@pytest.mark.parametrize("verb", ["train", "views", "tokenizer"])
+def test_a_missing_extra_is_told_in_a_line(written, capsys, tmp_path, monkeypatch, verb):
+    folder, _ = written
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    given = {"tokenizer": ["captions.txt", "t.json"], "views": ["config.py", "v.png"]}
+    name, out = given.get(verb, ["config.py", "run"])
+    assert main([verb, str(folder / name), "--out", str(tmp_path / out)]) == 2
+    said = capsys.readouterr().err
+    assert 'tokenizers is not installed, which this needs: pip install "jaxcl[text]"' in said
+    assert len(said.splitlines()) == 1

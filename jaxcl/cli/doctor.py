@@ -4,8 +4,6 @@ import argparse
 import json
 from typing import Any
 
-from jaxcl.cli.exits import complain
-
 
 def add(verbs: Any) -> None:
     """Adds the verb to those of the program."""
@@ -24,6 +22,8 @@ def doctor(known: argparse.Namespace) -> int:
     try:
         found = examine()
     except RuntimeError as error:  # where jax cannot start what JAX_PLATFORMS asks for
-        return complain(ValueError(str(error).splitlines()[0]))
+        from jaxcl.training.errors import UserError
+
+        raise UserError(str(error).splitlines()[0]) from error
     print(json.dumps(found, indent=1) if known.json else report(found))
     return 0

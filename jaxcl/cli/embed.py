@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from jaxcl.cli.configs import OWN_CLASSES, experiment_of
-from jaxcl.cli.exits import complain
 
 
 def add(verbs: Any) -> None:
@@ -36,30 +35,15 @@ def embed(known: argparse.Namespace) -> int:
     from jaxcl.evaluation.searching import embed_texts
     from jaxcl.training.errors import UserError
 
-    try:
-        if (known.input is None) == (known.text is None):
-            raise UserError("give one of INPUT (images) and --text FILE")
-        if known.text is not None:
-            print(
-                embed_texts(
-                    Path(known.run_dir),
-                    Path(known.text),
-                    Path(known.out),
-                    column=known.column,
-                    batch_size=known.batch_size,
-                    experiment=experiment_of(Path(known.run_dir), known.config),
-                )
-            )
-            return 0
-        written = embed_run(
-            Path(known.run_dir),
-            Path(known.input),
-            Path(known.out),
-            batch_size=known.batch_size,
-            array=known.array,
-            experiment=experiment_of(Path(known.run_dir), known.config),
-        )
-    except (UserError, OSError) as error:
-        return complain(error)
-    print(written)
+    if (known.input is None) == (known.text is None):
+        raise UserError("give one of INPUT (images) and --text FILE")
+    run, out = Path(known.run_dir), Path(known.out)
+    experiment = experiment_of(run, known.config)
+    size = known.batch_size
+    if known.text is None:
+        given, array = Path(known.input), known.array
+        print(embed_run(run, given, out, batch_size=size, array=array, experiment=experiment))
+    else:
+        given, column = Path(known.text), known.column
+        print(embed_texts(run, given, out, column=column, batch_size=size, experiment=experiment))
     return 0

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxcl.cli.configs import OTHER_PARTS, experiment_of
-from jaxcl.cli.exits import complain
 
 if TYPE_CHECKING:
     from jaxcl.training import Experiment
@@ -33,13 +32,9 @@ def evaluate(
     """Measures what a run has learned, and prints it."""
     from jaxcl.evaluation.corruptions import SEVERITIES
     from jaxcl.evaluation.runs import evaluate_run
-    from jaxcl.training.errors import UserError
 
-    try:
-        if config is None or isinstance(config, str):
-            config = experiment_of(directory, config)
-        severities = () if corruptions is None else corruptions or SEVERITIES
-        print(evaluate_run(directory, config, severities=severities))
-    except (UserError, OSError) as error:
-        return complain(error)
+    if config is None or isinstance(config, str):
+        config = experiment_of(directory, config)
+    severities = () if corruptions is None else corruptions or SEVERITIES
+    print(evaluate_run(directory, config, severities=severities))
     return 0

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxcl.cli.configs import OTHER_PARTS, experiment_of
-from jaxcl.cli.exits import complain
+from jaxcl.cli.exits import of_the_users
 
 
 def add(verbs: Any) -> None:
@@ -37,12 +37,11 @@ def finetune(known: argparse.Namespace) -> int:
     """Trains a run's encoder on shares of the labels, and prints how well."""
     from jaxcl.evaluation.fine_tuning import FineTuning
     from jaxcl.evaluation.semi_supervised import SHARES, finetune_run
-    from jaxcl.training.errors import UserError
 
     def given(*names: str) -> dict[str, Any]:
         return {name: getattr(known, name) for name in names if getattr(known, name) is not None}
 
-    try:
+    with of_the_users():
         defaults = FineTuning()
         optimizer = dataclasses.replace(
             defaults.optimizer, **given("learning_rate", "weight_decay")
@@ -50,19 +49,14 @@ def finetune(known: argparse.Namespace) -> int:
         settings = dataclasses.replace(
             defaults, optimizer=optimizer, **given("epochs", "batch_size", "layer_decay")
         )
-    except ValueError as error:
-        return complain(error)
-    try:
-        print(
-            finetune_run(
-                Path(known.run_dir),
-                experiment_of(Path(known.run_dir), known.config),
-                shares=known.labels or SHARES,
-                draws=known.draws,
-                settings=settings,
-                seed=known.seed,
-            )
+    print(
+        finetune_run(
+            Path(known.run_dir),
+            experiment_of(Path(known.run_dir), known.config),
+            shares=known.labels or SHARES,
+            draws=known.draws,
+            settings=settings,
+            seed=known.seed,
         )
-    except (UserError, OSError) as error:
-        return complain(error)
+    )
     return 0

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from jaxcl.cli.configs import load_config
-from jaxcl.cli.exits import complain
 
 
 def add(verbs: Any) -> None:
@@ -88,19 +87,16 @@ def plan(known: argparse.Namespace, options: list[str]) -> int:
         failure = str(error)
     except RuntimeError as error:  # of the compiler
         failure = f"the compiler refuses the step: {str(error).splitlines()[0][:300]}"
-    try:
-        if not plans:
-            raise UserError(failure)
-        if known.json:
-            print(json.dumps(planning.to_json(plans), indent=1))
-        else:
-            print(planning.report(plans))
-        if known.plot is not None:
-            write_durably(Path(known.plot), lambda file: planning.draw(plans, file))
-        if failure:  # after what was planned before it
-            raise UserError(failure)
-    except (UserError, OSError) as error:
-        return complain(error)
+    if not plans:
+        raise UserError(failure)
+    if known.json:
+        print(json.dumps(planning.to_json(plans), indent=1))
+    else:
+        print(planning.report(plans))
+    if known.plot is not None:
+        write_durably(Path(known.plot), lambda file: planning.draw(plans, file))
+    if failure:  # after what was planned before it
+        raise UserError(failure)
     return 0
 
 

@@ -10,11 +10,12 @@ from typing import Any
 
 from jaxcl import __version__
 from jaxcl.cli import doctor, embed, evaluate, finetune, plan, search, tokenizer, train, views
-from jaxcl.cli.exits import SIGNALLED
+from jaxcl.cli.exits import SIGNALLED, complain, mendable
 from jaxcl.compilation import keep_programs, overlap_exchanges, prefer_fast_convolutions
 
 VERBS = (train, evaluate, finetune, embed, search, views, tokenizer, doctor, plan)
-"""Modules; each has `add`, which adds its parser, and the function that it calls."""
+"""Modules; each has `add`, which adds its parser, and the function that it calls, whose errors
+`main` prints where a user can mend them."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -47,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("jaxcl: interrupted", file=sys.stderr)
         return SIGNALLED + signal.SIGINT
+    except mendable() as error:
+        return complain(error)
 
 
 @functools.cache

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from jaxcl.cli.configs import OWN_CLASSES, experiment_of
-from jaxcl.cli.exits import complain
 
 
 def add(verbs: Any) -> None:
@@ -26,19 +25,15 @@ def add(verbs: Any) -> None:
 def search(known: argparse.Namespace) -> int:
     """Searches, and prints what was found."""
     from jaxcl.evaluation.searching import search_run
-    from jaxcl.training.errors import UserError
 
-    try:
-        found = search_run(
-            Path(known.run_dir),
-            Path(known.index),
-            query=known.query,
-            image=None if known.image is None else Path(known.image),
-            count=known.count,
-            out=None if known.out is None else Path(known.out),
-            experiment=experiment_of(Path(known.run_dir), known.config),
-        )
-    except (UserError, OSError) as error:
-        return complain(error)
+    found = search_run(
+        Path(known.run_dir),
+        Path(known.index),
+        query=known.query,
+        image=None if known.image is None else Path(known.image),
+        count=known.count,
+        out=None if known.out is None else Path(known.out),
+        experiment=experiment_of(Path(known.run_dir), known.config),
+    )
     print(found)
     return 0

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from jaxcl.cli.exits import complain
+from jaxcl.cli.exits import of_the_users
 
 
 def add(verbs: Any) -> None:
@@ -43,12 +43,11 @@ def tokenizer(known: argparse.Namespace) -> int:
     """Trains a tokenizer, writes it, and says what it makes of a text."""
     from jaxcl.data.tables import read_columns
     from jaxcl.data.tokenizer import clip_tokenizer, shown, train_tokenizer
-    from jaxcl.extras import MissingExtra
     from jaxcl.training.durable_files import check_writable, write_durably
     from jaxcl.training.errors import UserError
 
     out = Path(known.out)
-    try:
+    with of_the_users():
         if out.suffix != ".json" or out.is_dir():
             raise UserError(f"--out is {out}, expected a file that ends in .json")
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -74,8 +73,6 @@ def tokenizer(known: argparse.Namespace) -> int:
             texts, vocabulary=known.vocabulary, kind=known.kind, lowercase=known.lowercase
         )
         write_durably(out, trained.tokenizer.to_str(pretty=True))
-    except (UserError, OSError, ValueError, MissingExtra) as error:
-        return complain(error)
     tokens = trained(texts).texts
     lengths = sorted(map(len, tokens))
     middle, high, most = (lengths[int(q * (len(lengths) - 1))] for q in (0.5, 0.99, 1.0))

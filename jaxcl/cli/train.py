@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from jaxcl.cli.configs import OWN_CLASSES, load_config
 from jaxcl.cli.evaluate import evaluate
-from jaxcl.cli.exits import LOST, SIGNALLED, USAGE_ERROR, complain
+from jaxcl.cli.exits import LOST, SIGNALLED, USAGE_ERROR, complain, mendable
 from jaxcl.compilation import keep_pages
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from jaxcl.training import Experiment
+    from jaxcl.training.profiling import Profile
 
 
 def add(verbs: Any) -> None:
@@ -85,7 +86,7 @@ def train(parser: argparse.ArgumentParser, known: argparse.Namespace, options: l
             if known.population is not None:
                 raise UserError("--population trains in one process: start one")
         return _train_here(known, options, finish=functools.partial(part, lifeline))
-    except (UserError, OSError) as error:
+    except mendable() as error:
         ending.ended = True
         if lifeline is not None:
             lifeline.leave(str(error))
@@ -109,47 +110,26 @@ def _train_here(
     import jax
     from rich.console import Console
 
-    from jaxcl.overrides import override
-    from jaxcl.training import RunDirectory, free_directory, train
+    from jaxcl.training import train
     from jaxcl.training.config_json import classes_of
-    from jaxcl.training.errors import UserError
     from jaxcl.training.processes import all_or_none, is_first, of_first
-    from jaxcl.training.profiling import Profile
 
     if jax.default_backend() == "cpu":
         keep_pages()
-    target, out, config, population = known.target, known.out, known.config, known.population
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
     with all_or_none():
-        profile = None if known.profile is None else Profile.parse(known.profile)
-        if profile is not None and population is not None:
-            raise UserError("--profile goes with one run, not with --population")
-        if Path(target).is_dir():
-            if out is not None:
-                raise UserError("--out goes with a config file; a run directory resumes in place")
-            if population is not None:
-                raise UserError("--population goes with a config file, and --out of its own")
-            directory = Path(target)
-            like = None if config is None else load_config(Path(config))
-            experiment = RunDirectory(directory).read_experiment(like)
-        else:
-            if config is not None:
-                raise UserError("--config goes with a run directory, whose classes it has")
-            experiment = load_config(Path(target))
-            directory = Path(out) if out else free_directory(Path("runs") / Path(target).stem)
-            if population is not None:
-                directory = Path(out) if out else free_directory(directory.with_name("population"))
-        experiment = override(experiment, options, program=f"jaxcl train {target}")
-    if population is not None:
-        return _train_population(experiment, population, directory, console)
-    if out is None and not Path(target).is_dir():
+        experiment, directory, profile = _asked(known, options)
+    if known.population is not None:
+        return _train_population(experiment, known.population, directory, console)
+    if known.out is None and not Path(known.target).is_dir():
         directory = Path(of_first(str(directory)))  # which another may find taken already
     outcome = train(experiment, directory, console=console, profile=profile)
     speaks = is_first()
     finish()
     if outcome.stopped_by is not None:
         if speaks:
-            own = f" --config {config or target}" if classes_of(experiment) else ""
+            config = known.config or known.target
+            own = f" --config {config}" if classes_of(experiment) else ""
             console.print(
                 f"stopped after step {outcome.step} of {outcome.total_steps}. "
                 f"Go on with: jaxcl train {directory}{own}"
@@ -162,6 +142,37 @@ def _train_here(
         return 0
     console.print("evaluating: the encoder before and after training, beside simple features ...")
     return evaluate(directory, experiment)
+
+
+def _asked(
+    known: argparse.Namespace, options: list[str]
+) -> "tuple[Experiment, Path, Profile | None]":
+    """The experiment that a command line asks for, where it is kept, and the steps to trace."""
+    from jaxcl.overrides import override
+    from jaxcl.training import RunDirectory, free_directory
+    from jaxcl.training.errors import UserError
+    from jaxcl.training.profiling import Profile
+
+    target, population = Path(known.target), known.population
+    profile = None if known.profile is None else Profile.parse(known.profile)
+    if profile is not None and population is not None:
+        raise UserError("--profile goes with one run, not with --population")
+    if target.is_dir():
+        if known.out is not None:
+            raise UserError("--out goes with a config file; a run directory resumes in place")
+        if population is not None:
+            raise UserError("--population goes with a config file, and --out of its own")
+        directory = target
+        like = None if known.config is None else load_config(Path(known.config))
+        experiment = RunDirectory(directory).read_experiment(like)
+    else:
+        if known.config is not None:
+            raise UserError("--config goes with a run directory, whose classes it has")
+        experiment = load_config(target)
+        name = target.stem if population is None else "population"
+        directory = Path(known.out) if known.out else free_directory(Path("runs") / name)
+    experiment = override(experiment, options, program=f"jaxcl train {known.target}")
+    return experiment, directory, profile
 
 
 def _train_population(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxcl.cli.configs import load_config
-from jaxcl.cli.exits import complain
+from jaxcl.cli.exits import of_the_users
 
 
 def add(verbs: Any) -> None:
@@ -33,7 +33,7 @@ def views(known: argparse.Namespace, options: list[str]) -> int:
     from jaxcl.training.errors import UserError
 
     out = Path(known.out)
-    try:
+    with of_the_users():  # data, views, seed
         if out.suffix != ".png" or out.is_dir():
             raise UserError(f"--out is {out}, expected a file that ends in .png")
         experiment = load_config(Path(known.config))
@@ -42,7 +42,5 @@ def views(known: argparse.Namespace, options: list[str]) -> int:
             experiment.data.open(), experiment.views, examples=known.examples, seed=known.seed
         )
         write_durably(out, lambda file: save_contact_sheet(sheet, file))
-    except (UserError, OSError, ValueError, OverflowError) as error:  # of data, views, seed
-        return complain(error)
     print(f"{experiment.views}\n\n{known.examples} examples: {out}")
     return 0
