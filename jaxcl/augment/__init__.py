@@ -1,5 +1,5 @@
-"""Views of an image, or of a text: deterministic functions, random transforms, recipes named after
-papers.
+"""Views of an image, a text or a sound: deterministic functions, random transforms, recipes named
+after papers.
 
 Images are `[H, W, C]`, uint8 or float in [0, 1]; a transform maps `(key, image)` to an image;
 `batch_views` draws the views of a batch inside a jitted step.
@@ -37,6 +37,22 @@ from jaxcl.augment.recipes import (
     simclr,
     supcon,
 )
+from jaxcl.augment.sound import (
+    AddNoise,
+    RandomGain,
+    RandomWindow,
+    SpecAugment,
+    TimeShift,
+    mix_spectrograms,
+)
+from jaxcl.augment.spectrograms import (
+    MFCC,
+    LogMel,
+    cepstrum,
+    decibels,
+    mel_filters,
+    power_spectrogram,
+)
 from jaxcl.augment.text import DeleteTokens, MaskTokens, OneOf, Unchanged, texts
 from jaxcl.augment.tones import adjust_sharpness, autocontrast, equalize, invert, posterize
 from jaxcl.augment.transforms import Compose, RandomApply, Transform, Views, batch_views
@@ -44,22 +60,29 @@ from jaxcl.augment.transforms import Compose, RandomApply, Transform, Views, bat
 __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "MFCC",
+    "AddNoise",
     "AutoAugment",
     "ColorJitter",
     "Compose",
     "DeleteTokens",
     "GaussianBlur",
     "GaussianNoise",
+    "LogMel",
     "MaskTokens",
     "Normalize",
     "OneOf",
     "RandAugment",
     "RandomAffine",
     "RandomApply",
+    "RandomGain",
     "RandomGrayscale",
     "RandomHorizontalFlip",
     "RandomResizedCrop",
     "RandomSolarize",
+    "RandomWindow",
+    "SpecAugment",
+    "TimeShift",
     "Transform",
     "Unchanged",
     "Views",
@@ -72,16 +95,21 @@ __all__ = [
     "autocontrast",
     "batch_views",
     "byol",
+    "cepstrum",
     "crops",
+    "decibels",
     "equalize",
     "gaussian_blur",
     "horizontal_flip",
     "invert",
+    "mel_filters",
+    "mix_spectrograms",
     "moco_v1",
     "moco_v2",
     "multi_crop",
     "normalize",
     "posterize",
+    "power_spectrogram",
     "resized_crop",
     "rgb_to_grayscale",
     "simclr",

@@ -13,8 +13,8 @@ from jaxcl.augment.pixels import to_float
 
 
 class Transform(abc.ABC):
-    """A random map of one image, or of one text's tokens. Subclasses are frozen dataclasses: they
-    print, compare, hash.
+    """A random map of one image, one text's tokens or one clip's samples. Subclasses are frozen
+    dataclasses: they print, compare, hash.
 
     Fields hold numbers, strings, tuples of these or other transforms, so that a transform can be
     written to JSON and overridden from a command line. Randomness comes from the key alone.
@@ -38,10 +38,11 @@ class Transform(abc.ABC):
 
         Args:
           key: PRNG key; each key gives one outcome.
-          image: [H, W, C] float in [0, 1]; of a text its tokens, [T] int32 (`augment.text`).
+          image: [H, W, C] float in [0, 1]; of a text its tokens, [T] int32 (`augment.text`); of
+            sound its samples, [T] float from -1 to 1 (`augment.sound`).
 
         Returns:
-          [H', W', C] float; [T] int32.
+          [H', W', C] float; [T] int32; [T'] float.
         """
 
 
@@ -267,7 +268,10 @@ def batch_views(
 
 
 def as_input(value: jax.Array) -> jax.Array:
-    """What transforms take: images as floats, tokens as they are."""
+    """What transforms take: images as floats, samples of sound as floats from -1 to 1, tokens as
+    they are."""
+    if value.dtype == jnp.int16:
+        return value.astype(jnp.float32) / 32768.0
     return value if value.dtype == jnp.int32 else to_float(value)
 
 
