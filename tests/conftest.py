@@ -58,18 +58,9 @@ def pytest_unconfigure(config):
         shutil.rmtree(CACHE, ignore_errors=True)
 
 
-@pytest.fixture(scope="module")
-def quick_compilation():
-    """For slow tests whose programs run once, as those of the fast ones do."""
-    return True
-
-
 @pytest.fixture(autouse=True)
 def _compilation(request):
-    """LLVM's optimizations are two fifths of the time that programs take which run once or twice.
-
-    The slow tests, most of which train, have them.
-    """
-    slow = request.node.get_closest_marker("slow") is not None
-    quick = not slow or "quick_compilation" in request.fixturenames
+    """LLVM's optimizations are two fifths of the time that programs take which run once or twice;
+    tests that train for long are sooner done with them."""
+    quick = request.node.get_closest_marker("long_training") is None
     jax.config.update("jax_disable_most_optimizations", quick)

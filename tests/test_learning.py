@@ -28,6 +28,7 @@ def few_label_accuracy(scores, labels):
 
 
 @pytest.mark.slow
+@pytest.mark.long_training
 def test_quickstart_beats_pixels_and_the_untrained_encoder_with_few_labels(tmp_path):
     scores = scores_after(load_config(ROOT / "configs" / "quickstart.py"), tmp_path)
     trained = scores["trained encoder"]
@@ -38,6 +39,7 @@ def test_quickstart_beats_pixels_and_the_untrained_encoder_with_few_labels(tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.long_training
 @pytest.mark.skipif(not (SHARED / "fashion_mnist.npz").exists(), reason="no Fashion-MNIST here")
 def test_the_textbook_memory_method_learns_fashion_mnist(tmp_path):
     path = str(SHARED / "fashion_mnist.npz")

@@ -10,8 +10,6 @@ import pytest
 from jaxcl import memory
 from jaxcl.memory import Bank, Queue
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SIZE, DIM = 7, 3
 
 

@@ -40,7 +40,6 @@ def kept(encoder, variables):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ENCODERS)
-@pytest.mark.usefixtures("quick_compilation")
 def test_less_is_kept_and_nothing_else_changes(name):
     plain = ENCODERS[name]()
     variables = jax.jit(plain.init)(KEY, IMAGES)

@@ -26,8 +26,6 @@ from jaxcl.evaluation.runs import evaluate_run
 from jaxcl.evaluation.semi_supervised import balanced_subset, finetune_run, labels_per_class
 from jaxcl.training import Evaluate, Transfer, UserError, train
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(0)
 DIGITS = Evaluate(train=data.Digits("train"), test=data.Digits("test"), labels_per_class=(1,))
 

@@ -24,8 +24,6 @@ from jaxcl import losses
 from jaxcl.losses.miners import hard_pairs
 from jaxcl.testing import check_device_invariance
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 BY_BACKEND = [
     pytest.param(name, backend, id=f"{name}-{backend}")
     for name, case in CASES.items()

@@ -23,8 +23,6 @@ from loss_cases import (
 from jaxcl import losses
 from jaxcl.similarity.checks import Scalar
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 NO_LOSSES = {
     "MinedTriplets",
     "PairMasks",

@@ -34,8 +34,6 @@ def mmcr(online, momentum, *, lmda):
     return losses.mmcr(views, similarity="dot", lambd=lmda)
 
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 # All are means over anchors: for nt_xent, dcl and dclw over those of both views. torch adds 1e-6 to
 # each difference before it takes the length in triplet_l2, which is 1e-7 of the loss here.
 CASES = {

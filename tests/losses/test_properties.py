@@ -13,8 +13,6 @@ from loss_cases import BACKENDS, CASES, LABELS, D, M, N, is_float, numpy_of, par
 
 from jaxcl import losses
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 T = 0.3  # the temperature of the cases
 
 

@@ -22,8 +22,6 @@ from jaxcl.methods import (
     criteria,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(0)
 RANDOM = np.random.default_rng(0)
 N, D = 12, 5

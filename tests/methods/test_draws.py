@@ -16,8 +16,6 @@ from jaxcl.methods import Batch, MoCo, MoCoV3, PlainMemory, SimCLR, cached_loss_
 from jaxcl.methods.draws import Draws
 from jaxcl.methods.networks import forward, forward_sizes
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(0)
 N = 16
 

@@ -12,8 +12,6 @@ from jaxcl.encoders.winograd import convolve_3x3
 from jaxcl.methods import grad_cache
 from jaxcl.methods.gradient_cache import _has_convolutions
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 N, KEY = 64, jax.random.key(0)
 INPUTS = tuple(jax.random.normal(KEY, (2, N, 7)))
 

@@ -15,8 +15,6 @@ from jaxcl.methods import Batch, Cosine, MoCo, MoCoV3, PlainMemory, SimCLR
 from jaxcl.methods.health import contrast_health, spread_health
 from jaxcl.methods.target import move_target
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(0)
 ENCODER = MLP((12, 8), batch_norm=True)
 METHODS = {

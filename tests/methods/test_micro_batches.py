@@ -20,8 +20,6 @@ from jaxcl.methods import (
     cached_loss_and_grad,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 N, KEY = 32, jax.random.key(0)
 
 

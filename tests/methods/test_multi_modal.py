@@ -15,8 +15,6 @@ from jaxcl.methods import Batch, MultiModal, Pair, Tower
 from jaxcl.methods.image_text import linear
 from jaxcl.methods.texts import text_number
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(0)
 N, D = 16, 6
 RANDOM = np.random.default_rng(0)

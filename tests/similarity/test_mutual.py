@@ -9,8 +9,6 @@ from jax.test_util import check_grads
 from jaxcl.similarity import Execution, Pairs, mutual_similarity_rows
 from jaxcl.testing import check_device_invariance
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 R, D = 22, 4
 SLOW = pytest.mark.slow
 REDUCTIONS = ["logsumexp", "log1p_sumexp", "sum_softplus"]

@@ -10,8 +10,6 @@ from jaxcl.similarity import Execution, Pairs, gather_rows, logaddexp, row_numbe
 from jaxcl.similarity.rows import reduce_rows
 from jaxcl.testing import check_device_invariance
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 N, M, D = 11, 13, 4
 REDUCTIONS = ["logsumexp", "log1p_sumexp", "sum_softplus"]
 EXECUTIONS = {

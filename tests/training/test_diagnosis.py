@@ -36,6 +36,7 @@ COLLAPSING = {
 
 
 @pytest.mark.slow
+@pytest.mark.long_training
 @pytest.mark.parametrize("case", COLLAPSING)
 def test_collapse_is_named_within_300_steps(case, tmp_path):
     name, changes = COLLAPSING[case]
@@ -59,6 +60,7 @@ HEALTHY = (
 
 
 @pytest.mark.slow
+@pytest.mark.long_training
 @pytest.mark.parametrize("name", ["quickstart", *(f"digits/{name}" for name in HEALTHY)])
 def test_healthy_runs_raise_no_alarm(name, tmp_path):
     assert train(changed(name), tmp_path, console=Console(quiet=True)).alarms == ()

@@ -13,8 +13,6 @@ from jaxcl import data, encoders, methods, planning, training
 from jaxcl.training import Run, RunDirectory, UserError, read_metrics, restore_run, train
 from jaxcl.training.state import name_leaves
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 NETWORKS = (encoders.SmallCNN((4, 8)), encoders.moco_v2_projector(16))
 BANK = 1500  # more than there are digits to train on; 8 does not divide it
 EXPERIMENTS = {

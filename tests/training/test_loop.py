@@ -17,8 +17,6 @@ from jaxcl.training.checkpoints import Checkpoints
 from jaxcl.training.run_directory import RunLock
 from jaxcl.training.state import name_leaves
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 STEPS = 12
 
 

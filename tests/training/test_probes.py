@@ -27,8 +27,6 @@ from jaxcl.training import (
 from jaxcl.training.probes import init_probe, step_probe
 from jaxcl.training.state import name_leaves
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 PROBED = Probe(memory=300, neighbours=5)
 NAMES = ("probe_loss", "probe_accuracy", "probe_knn_accuracy")
 

@@ -9,8 +9,6 @@ from small_runs import make_experiment
 from jaxcl import encoders, methods, training
 from jaxcl.training import Run, RunDirectory, UserError, read_metrics, train
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def grouped(experiment, **run):
     """The experiment with batch statistics of 8 rows, which fit into micro-batches."""
