@@ -88,7 +88,8 @@ def mel_filters(
             f"bands from {low:g} to {high:g} Hz: expected a range from 0 to {rate / 2:g}, half of "
             f"the rate {rate}"
         )
-    edges = _to_hertz(np.linspace(*_to_mel(np.array([low, high]), scale), mels + 2), scale)
+    first, last = _to_mel(np.array([low, high]), scale)
+    edges = _to_hertz(np.linspace(first, last, mels + 2), scale)
     frequencies = np.arange(size // 2 + 1) * rate / size
     rising = (frequencies[:, None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - frequencies[:, None]) / (edges[2:] - edges[1:-1])

@@ -21,6 +21,7 @@ from jaxcl.data.digits import Digits
 from jaxcl.data.folder import Folder, FolderSource
 from jaxcl.data.parts import Paired, PairedSource, Split, Subset
 from jaxcl.data.prefetching import Prefetched, prefetch
+from jaxcl.data.sound import Sounds, SoundSource
 from jaxcl.data.source import Record, Source, SourceConfig
 from jaxcl.data.text import Texts, TextSource
 from jaxcl.data.tfds import TFDS, TFDSSource
@@ -39,6 +40,8 @@ __all__ = [
     "PairedSource",
     "Prefetched",
     "Record",
+    "SoundSource",
+    "Sounds",
     "Source",
     "SourceConfig",
     "Split",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxcl.data.source import THERE, Record, Source, inputs_of
+from jaxcl.data.source import THERE, Record, Source, inputs_of, read_record
 
 if TYPE_CHECKING:
     import grain
@@ -232,7 +232,7 @@ def batch_at(
     order = functools.partial(order, step, batch_size=batch_size, seed=seed)
     own = order(process_index=process_index, process_count=process_count)
     together = order() if getattr(source, "lengths", None) else None
-    return read_batch(source, own.tolist(), threads=threads, together=together)
+    return read_batch(source, own.tolist(), threads=threads, together=together, seed=(seed, step))
 
 
 def read_batch(
@@ -241,6 +241,7 @@ def read_batch(
     *,
     threads: int = 1,
     together: Sequence[int] | np.ndarray | None = None,
+    seed: tuple[int, ...] | None = None,
 ) -> Batch:
     """Reads records of a source into one batch, in the order given, whatever `threads`.
 
@@ -250,6 +251,7 @@ def read_batch(
       threads: how many share the reading; the batch is the same.
       together: the records of all processes, of which these are a part: where records fill fields
         to several lengths, the longest of all sets that of the batch. None: these alone.
+      seed: with each record's number, of what the source draws; None: it draws nothing.
 
     Example:
       >>> from jaxcl.data import ArraySource
@@ -257,7 +259,7 @@ def read_batch(
       >>> batch["image"].shape, batch["label"], batch["index"]
       ((2, 8, 8, 1), array([7, 5], dtype=int32), array([2, 0], dtype=int32))
     """
-    read = _read_all(source, records, threads)
+    read = _read_all(source, records, threads, seed)
     batch = {name: np.stack([record[name] for record in read]) for name in inputs_of(read[0])}
     for name in [name for name in read[0] if name.endswith(THERE)]:
         batch[name] = np.array([record[name] for record in read], bool)
@@ -295,11 +297,16 @@ def bucket_length(longest: int, most: int) -> int:
     return min(length, most)
 
 
-def _read_all(source: Source, records: Sequence[int], threads: int) -> list[Record]:
+def _read_all(
+    source: Source, records: Sequence[int], threads: int, seed: tuple[int, ...] | None
+) -> list[Record]:
     threads = min(threads, len(records))
 
     def read_part(part: int) -> list[Record]:
-        return [source[record] for record in records[part::threads]]
+        return [
+            read_record(source, record, None if seed is None else (*seed, record))
+            for record in records[part::threads]
+        ]
 
     if threads == 1:
         return read_part(0)

@@ -39,8 +39,8 @@ _EXIF_ORIENTATION = 0x0112
 _ON_THEIR_SIDE = {5, 6, 7, 8}  # orientations whose width is the upright picture's height
 
 
-class UndecodableImage(ValueError):
-    """The bytes of a record are no picture that Pillow can decode."""
+class Undecodable(ValueError):
+    """A record is no picture that Pillow, or no sound that soundfile can decode."""
 
 
 @functools.cache
@@ -105,7 +105,7 @@ def decode(encoded: bytes, name: str, *, size: int | None = None, channels: int 
       [H, W, channels] uint8.
 
     Raises:
-      UndecodableImage: if the bytes do not decode.
+      Undecodable: if the bytes do not decode.
     """
     mode = "L" if channels == 1 else "RGB"
     try:
@@ -121,7 +121,7 @@ def decode(encoded: bytes, name: str, *, size: int | None = None, channels: int 
                 pixels = _to_8_bit(ImageOps.exif_transpose(image), mode)
             array = np.asarray(pixels if size is None else _fit(pixels, size))
     except _DAMAGE as error:
-        raise UndecodableImage(f"{name} does not decode as an image: {error}") from error
+        raise Undecodable(f"{name} does not decode as an image: {error}") from error
     return array[:, :, None] if array.ndim == 2 else array
 
 
@@ -170,13 +170,16 @@ def resize_centre(image: np.ndarray, size: int) -> np.ndarray:
     return np.stack([np.asarray(plane) for plane in planes], axis=-1)
 
 
-def read_or_next(record: int, count: int, read: Callable[[int], Record]) -> Record:
+def read_or_next(
+    record: int, count: int, read: Callable[[int], Record], *, what: str = "image"
+) -> Record:
     """Record `record`, or the next one, cyclically, that decodes: the same in every process.
 
     Args:
       record: the number of the record wanted.
       count: how many records there are.
-      read: gives a record by number, or raises UndecodableImage.
+      read: gives a record by number, or raises Undecodable.
+      what: what errors call it.
 
     Returns:
       The record read, label included; `replaced` tells whether it is another than the one wanted.
@@ -189,11 +192,11 @@ def read_or_next(record: int, count: int, read: Callable[[int], Record]) -> Reco
     for offset in range(tries):
         try:
             found = read((record + offset) % count)
-        except UndecodableImage as error:
+        except Undecodable as error:
             first = first or error
         else:
             found["replaced"] = offset > 0
             return found
     raise ValueError(
-        f"no readable image in {tries} records in a row; the first: {first}"
+        f"no readable {what} in {tries} records in a row; the first: {first}"
     ) from first

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from jaxcl.data.decoding import (
-    UndecodableImage,
+    Undecodable,
     check_one_shape,
     check_size_and_channels,
     decode,
@@ -16,6 +16,7 @@ from jaxcl.data.decoding import (
     read_or_next,
     upright_size,
 )
+from jaxcl.data.files import list_files, subfolder_labels
 from jaxcl.data.source import Record, SourceConfig
 
 FolderLabels = Literal["none", "subfolders"]
@@ -84,7 +85,7 @@ class FolderSource:
         except OSError as error:
             if error.errno not in _BAD_FILE:
                 raise
-            raise UndecodableImage(f"{path} cannot be read: {error.strerror}") from error
+            raise Undecodable(f"{path} cannot be read: {error.strerror}") from error
         image = decode(encoded, path, size=self._size, channels=self._channels)
         found = Record(image=image, replaced=False)
         if self.labels is not None:
@@ -144,7 +145,7 @@ class Folder(SourceConfig):
             raise FileNotFoundError(
                 f"{root} is not a folder: give the path of a folder of images (data.path)"
             )
-        names = _list_images(root)
+        names = list_files(root, image_extensions())
         if not names:
             raise ValueError(
                 f"{root} holds no image files: expected files with names like photo.jpg, "
@@ -152,53 +153,7 @@ class Folder(SourceConfig):
             )
         labels, label_names = None, None
         if self.labels == "subfolders":
-            labels, label_names = _subfolder_labels(root, names)
+            labels, label_names = subfolder_labels(root, names)
         return FolderSource(
             root, names, labels, label_names, size=self.size, channels=self.channels
         )
-
-
-def _list_images(root: str) -> list[str]:
-    """Sorted paths below `root`, with slashes, of the files named as images."""
-    extensions = image_extensions()
-    names = []
-    seen = set()  # of real folders, so that a link to a folder above does not go round for ever
-    pending = [""]
-    while pending:
-        prefix = pending.pop()
-        folder = os.path.join(root, prefix)
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        subfolders = []
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
-                    subfolders.append(f"{prefix}{entry.name}/")
-                elif os.path.splitext(entry.name)[1].lower() in extensions and _is_file(entry):
-                    names.append(prefix + entry.name)
-        # Sorted, since of several ways to one folder the first counts.
-        pending += sorted(subfolders, reverse=True)
-    return sorted(names)
-
-
-def _is_file(entry: "os.DirEntry[str]") -> bool:
-    """Whether to read it: no pipe or socket, which would block; but a dangling link, to count it as
-    a bad file."""
-    if entry.is_symlink():
-        return os.path.isfile(entry.path) or not os.path.exists(entry.path)
-    return entry.is_file()
-
-
-def _subfolder_labels(root: str, names: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
-    loose = [name for name in names if "/" not in name]
-    if loose:
-        raise ValueError(
-            f"labels are subfolders, but {len(loose)} images lie directly in {root}, such as "
-            f"{loose[0]}: move them into subfolders, or set labels to none"
-        )
-    label_names, labels = np.unique([name.split("/")[0] for name in names], return_inverse=True)
-    return labels.astype(np.int32), tuple(str(name) for name in label_names)

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from jaxcl.data.source import THERE, Record, Source, SourceConfig, inputs_of
+from jaxcl.data.source import THERE, Record, Source, SourceConfig, inputs_of, read_record
 
 
 class PairedSource:
@@ -68,7 +68,14 @@ class PairedSource:
         return len(self._sources[0])
 
     def __getitem__(self, record: int) -> Record:
-        parts = [source[record] for source in self._sources]
+        return self._joined(record, None)
+
+    def draw(self, record: int, seed: Sequence[int]) -> Record:
+        """All parts draw by the same seed: what lies side by side in time stays so."""
+        return self._joined(record, seed)
+
+    def _joined(self, record: int, seed: Sequence[int] | None) -> Record:
+        parts = [read_record(source, record, seed) for source in self._sources]
         found: Record = {"replaced": any(part["replaced"] for part in parts)}
         for part in parts:
             found |= {name: part[name] for name in part if name not in ("label", "replaced")}
@@ -109,7 +116,13 @@ class _Renamed:
         return len(self._source)
 
     def __getitem__(self, record: int) -> Record:
-        return {self._new(name): value for name, value in self._source[record].items()}
+        return self._named(self._source[record])
+
+    def draw(self, record: int, seed: Sequence[int]) -> Record:
+        return self._named(read_record(self._source, record, seed))
+
+    def _named(self, record: Record) -> Record:
+        return {self._new(name): value for name, value in record.items()}
 
     @property
     def names(self) -> Sequence[str]:
@@ -185,6 +198,10 @@ class Subset:
 
     def __getitem__(self, record: int) -> Record:
         return self._source[int(self._records[record])]
+
+    def draw(self, record: int, seed: Sequence[int]) -> Record:
+        """As the whole draws it."""
+        return read_record(self._source, int(self._records[record]), seed)
 
     @property
     def names(self) -> Sequence[str]:

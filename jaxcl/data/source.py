@@ -26,7 +26,9 @@ class Source(Protocol):
     class with these members will do.
 
     A source may also have `lengths`: by field, [N] integers, how much of the last axis each record
-    fills. Batches are then cut to one of a few lengths (`batches.bucket_length`).
+    fills. Batches are then cut to one of a few lengths (`batches.bucket_length`). And it may have
+    `draw(record, seed)`, for what is drawn anew each time that a record is trained on, such as a
+    window of a long sound: the same for the same seed, integers.
     """
 
     def __len__(self) -> int:
@@ -65,6 +67,13 @@ class SourceConfig(abc.ABC):
           FileNotFoundError: if what the config points to does not exist.
           ValueError: if it cannot be read as the config says.
         """
+
+
+def read_record(source: Source, record: int, seed: Sequence[int] | None = None) -> Record:
+    """A record; with a seed as training reads it, where the source has something to draw."""
+    draw = None if seed is None else getattr(source, "draw", None)
+    found: Record = source[record] if draw is None else draw(record, seed)
+    return found
 
 
 def inputs_of(record: Mapping[str, Any]) -> dict[str, np.ndarray]:

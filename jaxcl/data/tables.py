@@ -14,7 +14,7 @@ from jaxcl.data.arrays import read_npz
 Column: TypeAlias = list[str] | list[list[str]]
 """A text of each record, or several of each, as many of every one; "" where one is missing."""
 
-_ENDINGS = (".txt", ".csv", ".tsv", ".jsonl", ".npz")
+ENDINGS = (".txt", ".csv", ".tsv", ".jsonl", ".npz")
 
 
 def read_columns(path: str, columns: Sequence[str]) -> dict[str, Column]:
@@ -56,7 +56,7 @@ def read_columns(path: str, columns: Sequence[str]) -> dict[str, Column]:
 
 
 def _endings() -> str:
-    return f"{', '.join(_ENDINGS[:-1])} or {_ENDINGS[-1]}, also with .gz"
+    return f"{', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}, also with .gz"
 
 
 def _lines(path: str) -> Iterator[tuple[int, str]]:

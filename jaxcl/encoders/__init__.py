@@ -29,6 +29,8 @@ from jaxcl.encoders.norm import BatchNorm
 from jaxcl.encoders.prototypes import Prototypes
 from jaxcl.encoders.resnet import ResNet
 from jaxcl.encoders.scales import LearnableTemperature, SigmoidScaleAndBias
+from jaxcl.encoders.sound import OnSpectrogram
+from jaxcl.encoders.tanh import TanhProjector
 from jaxcl.encoders.text import TextTransformer, bert, clip_text, modern_text
 from jaxcl.encoders.vit import ViT
 from jaxcl.encoders.wide_resnet import WideResNet
@@ -38,10 +40,12 @@ __all__ = [
     "BatchNorm",
     "ConvNeXt",
     "LearnableTemperature",
+    "OnSpectrogram",
     "Prototypes",
     "ResNet",
     "SigmoidScaleAndBias",
     "SmallCNN",
+    "TanhProjector",
     "TextTransformer",
     "ViT",
     "WideResNet",

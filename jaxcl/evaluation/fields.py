@@ -1,13 +1,14 @@
-"""Features of one field of all records: by a run's encoder, and by counting tokens."""
+"""Features of one field of all records: by a run's encoder, by counting tokens, by mean spectra."""
 
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxcl.augment import to_float
+from jaxcl.augment import LogMel, to_float
 from jaxcl.data import Source, pad_tokens
 from jaxcl.data.batches import bucket_length
 from jaxcl.data.source import inputs_of
@@ -74,11 +75,35 @@ def encoded_fields(run: RestoredRun, state: TrainState, *, batch_size: int = 128
     return features
 
 
+def mean_spectra(front: LogMel) -> FieldFeatures:
+    """Mean and deviation over time of each mel band: of sound, without any training.
+
+    Args:
+      front: makes the spectrograms.
+
+    Returns:
+      features(source, field) -> [N, 2 mels].
+    """
+
+    @jax.jit
+    def measure(sound: jax.Array) -> jax.Array:
+        levels = front.of(sound)
+        return jnp.concatenate([levels.mean(1), levels.std(1)], axis=1)
+
+    def features(source: Source, field: str) -> np.ndarray:
+        if source[0][field].dtype != np.int16:
+            raise NotCounted(f"field {field!r} holds no sound")
+        batches = read_batches(source, min(128, len(source)), "measuring")
+        return np.concatenate([_padded(measure, batch[field], 128) for batch in batches])
+
+    return features
+
+
 _MOST_COUNTS = 5 * 10**8  # numbers held at once, 2 GB
 
 
 class NotCounted(ValueError):
-    """A field that holds no tokens, or of another tokenizer."""
+    """A field that holds no tokens, or of another tokenizer, or no sound."""
 
 
 def counted_fields(source: Source, fields: tuple[str, ...]) -> FieldFeatures:

@@ -15,10 +15,11 @@ from rich.progress import track
 
 from jaxcl.augment import Views, batch_views
 from jaxcl.data import Arrays, ArraySource, Folder, Source, SourceConfig
-from jaxcl.data.decoding import UndecodableImage, decode
+from jaxcl.data.decoding import Undecodable, decode
 from jaxcl.data.source import image_shape
+from jaxcl.encoders import OnSpectrogram
 from jaxcl.evaluation.embedding import Embedding, embed_source, read_batches
-from jaxcl.evaluation.fields import NotCounted, counted_fields, encoded_fields
+from jaxcl.evaluation.fields import NotCounted, counted_fields, encoded_fields, mean_spectra
 from jaxcl.evaluation.knn import knn_accuracy, knn_classify, nearest_neighbours
 from jaxcl.evaluation.linear import fit_linear, linear_probe
 from jaxcl.evaluation.neighbours import neighbour_sheet
@@ -113,6 +114,13 @@ def _measure_tasks(run: RestoredRun) -> dict[str, dict[str, dict[str, float]]]:
         representations["counted tokens (TF-IDF)"] = counted_fields(
             _open(run.experiment.data), texts
         )
+    fronts = [
+        network.front
+        for network in run.experiment.method.networks.values()
+        if isinstance(network, OnSpectrogram)
+    ]
+    if fronts:
+        representations["mean log-mel"] = mean_spectra(fronts[0])
     before = "as given" if run.experiment.start else "untrained"
     representations[f"{before} encoder"] = encoded_fields(
         run, start_state(run.experiment, run.inputs)
@@ -389,7 +397,7 @@ def _view_features(
 def _one_picture(path: Path, size: int, channels: int) -> Source:
     try:
         picture = decode(path.read_bytes(), str(path), size=size, channels=channels)
-    except UndecodableImage as error:
+    except Undecodable as error:
         raise UserError(str(error)) from error
     return ArraySource(picture[None], names=[path.name])
 

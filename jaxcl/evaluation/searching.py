@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from jaxcl.data import Arrays, SourceConfig, Texts, Tokenizer
 from jaxcl.data.arrays import read_npz
-from jaxcl.data.decoding import UndecodableImage, decode
+from jaxcl.data.decoding import Undecodable, decode
 from jaxcl.data.parts import OneField
 from jaxcl.data.tables import read_columns
 from jaxcl.data.text import texts_within
@@ -195,7 +195,7 @@ def _picture_features(run: RestoredRun, path: Path) -> np.ndarray:
         picture = decode(path.read_bytes(), str(path), size=min(height, width), channels=channels)
         source = OneField(run.image_field, picture[None])
         return encoded_fields(run, run.state, batch_size=1)(source, run.image_field)
-    except (UndecodableImage, ValueError) as error:
+    except (Undecodable, ValueError) as error:
         raise UserError(str(error)) from error
 
 

@@ -11,7 +11,8 @@ from jaxcl.data import Source, SourceConfig, Texts, Tokenizer, pad_tokens
 from jaxcl.data.parts import OneField
 from jaxcl.data.source import THERE, inputs_of
 from jaxcl.evaluation.geometry import alignment, uniformity
-from jaxcl.evaluation.knn import nearest_neighbours
+from jaxcl.evaluation.knn import knn_accuracy, nearest_neighbours
+from jaxcl.evaluation.linear import linear_probe
 from jaxcl.evaluation.retrieval import mean_reciprocal_rank, recall_at_k
 from jaxcl.methods import MultiModal
 from jaxcl.training.experiment import Experiment, FieldFeatures, Task, networks_of_fields
@@ -203,6 +204,55 @@ def _within(name: str, rows: np.ndarray, ids: np.ndarray) -> dict[str, float]:
     nearest, _ = nearest_neighbours(rows, rows, max(ks), exclude_self=True)
     matches = (ids[nearest] == ids[:, None])[sizes[numbers] > 1]
     return {f"{name}, R@{k}": float(matches[:, :k].any(1).mean()) for k in ks}
+
+
+@dataclasses.dataclass(frozen=True)
+class Classes(Task):
+    """Whether the features of a field tell labels, by neighbours and by a linear classifier.
+
+    Figures: accuracy of each, fitted on the training records and scored on the others, 0 to 1.
+    """
+
+    train: SourceConfig
+    """Labelled records that classifiers are fitted on."""
+    test: SourceConfig
+    """Those that they are scored on."""
+    field: str
+    """Name of the field."""
+    neighbours: int = 20
+    """That vote, as in `Evaluate`."""
+    temperature: float = 0.07
+    """A neighbour votes with exp(similarity / temperature)."""
+
+    def check(self, experiment: Experiment) -> None:
+        for source in self._open():
+            _check_takes(experiment, source, self.field)
+
+    def _open(self) -> tuple[Source, Source]:
+        parts = self.train.open(), self.test.open()
+        for name, source in zip(("train", "test"), parts, strict=True):
+            if source.labels is None:
+                raise ValueError(f"the {name} records have no labels: name them")
+            fields = inputs_of(source[0])
+            if self.field not in fields:
+                raise ValueError(
+                    f"records have no field {self.field!r}: they have {', '.join(fields)}"
+                )
+        return parts
+
+    def measure(self, features: FieldFeatures) -> dict[str, float]:
+        train, test = self._open()
+        parts = (
+            features(train, self.field),
+            np.asarray(train.labels),
+            features(test, self.field),
+            np.asarray(test.labels),
+        )
+        k = min(self.neighbours, len(train))
+        return {
+            "kNN": knn_accuracy(*parts, k=k, temperature=self.temperature, weights="distance"),
+            "linear": linear_probe(*parts).accuracy,
+        }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from jaxcl.data.decoding import (
-    UndecodableImage,
+    Undecodable,
     decode,
     image_extensions,
     image_formats,
@@ -163,13 +163,13 @@ def test_resize_centre_by_a_triangle_filter(rng, dtype):
 def test_damaged_bytes_are_told_apart(rgb, form):
     whole = encoded(Image.fromarray(np.tile(rgb, (8, 8, 1))), form)
     for damaged in (b"", b"no image", whole[: len(whole) // 2], whole[:20]):
-        with pytest.raises(UndecodableImage, match=r"some/file\.png does not decode"):
+        with pytest.raises(Undecodable, match=r"some/file\.png does not decode"):
             decode(damaged, "some/file.png")
 
 
 def test_float_pictures_are_refused_with_a_reason():
     tiff = encoded(Image.fromarray(np.zeros((2, 2), np.float32)), "TIFF")
-    with pytest.raises(UndecodableImage, match="8 or 16 bits"):
+    with pytest.raises(Undecodable, match="8 or 16 bits"):
         decode(tiff, "x")
 
 
@@ -182,7 +182,7 @@ def test_formats_that_start_other_programs_are_left_out():
 def read_where(readable):
     def read(record):
         if record not in readable:
-            raise UndecodableImage(f"record {record}")
+            raise Undecodable(f"record {record}")
         return {"image": np.array(record), "replaced": False}
 
     return read

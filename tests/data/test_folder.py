@@ -49,7 +49,7 @@ def test_labels_are_the_folders_directly_below(tmp_path):
 def test_labels_refuse_images_outside_subfolders(tmp_path):
     save(tmp_path / "dog/1.png")
     save(tmp_path / "loose.png")
-    with pytest.raises(ValueError, match=r"1 images lie directly in .* as loose\.png"):
+    with pytest.raises(ValueError, match=r"1 files lie directly in .* as loose\.png"):
         Folder(str(tmp_path), labels="subfolders").open()
 
 

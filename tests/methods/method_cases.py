@@ -3,6 +3,7 @@
 from jaxcl.encoders import MLP, keep_feature_map
 from jaxcl.methods import (
     BYOL,
+    COLA,
     DINO,
     NNCLR,
     DenseCL,
@@ -55,6 +56,8 @@ def make_methods(encoder, projector, predictor, examples):
         "nnclr, nt_xent": NNCLR(*with_predictor, queue_size=40, contrast="nt_xent"),
         "ressl": ReSSL(*networks, queue_size=40),
         "supcon": SupCon(*networks, base_temperature=0.07),
+        "cola": COLA(*networks),
+        "cola, cosine": COLA(*networks, likeness="cosine"),
         "simcse": SimCSE(*networks),
         "swav": SwAV(*networks, prototypes=10),
         "swav, queue": SwAV(*networks, prototypes=10, queue_size=40),

@@ -10,6 +10,7 @@ import pytest
 
 from jaxcl.encoders import MLP, SmallCNN, keep_feature_map
 from jaxcl.methods import (
+    COLA,
     DINO,
     Batch,
     DenseCL,
@@ -385,3 +386,16 @@ def test_an_index_outside_the_bank_is_refused_before_anything_is_compiled():
     batch = Batch((np.ones((2, 3), np.float32),), np.array([3, 20]))
     with pytest.raises(ValueError, match=r"batch\.index has 20, expected 0 to 19"):
         method.init(jax.random.key(0), batch)
+
+
+def test_cola_tells_its_positive_by_a_learned_product():
+    method = COLA(MLP((6,)), MLP((4,)))
+    params, state = jax.jit(method.init)(KEY, BATCH)
+    (first, second), _ = jax.jit(method.represent)(params, state, BATCH, key=KEY)
+    scores = np.asarray(first, np.float64) @ params["bilinear"]["kernel"] @ np.asarray(second).T
+    loss, _ = jax.jit(method.loss)(params, state, BATCH, key=KEY)
+    np.testing.assert_allclose(loss, -np.diag(log_softmax(scores)).mean(), rtol=1e-5)
+    cosine = COLA(MLP((6,)), MLP((4,)), likeness="cosine", temperature=0.3)
+    _, (first, second), loss, _, _ = step(cosine)
+    wanted = -np.diag(log_softmax(first @ second.T / 0.3)).mean()
+    np.testing.assert_allclose(loss, wanted, rtol=1e-5)

@@ -1,0 +1,42 @@
+"""Which language is spoken, learned without labels: COLA on short spoken captions.
+
+`--data.of.path` is a folder with one folder of sound files a language, where a file's name says
+which caption it is. Captions of a fifth of the names are held out, in all languages.
+"""
+
+from jaxcl import augment, data, encoders, methods, training
+from jaxcl.evaluation import tasks
+
+SPEECH = "data/stamps/speech"
+FRONT = augment.LogMel(mean=-30.0, std=20.0)
+
+
+def speech(part: str) -> data.SourceConfig:
+    """The training or the test part."""
+    clips = data.Sounds(SPEECH, seconds=1.5, labels="subfolders", same="name")
+    return data.Split(clips, part)  # type: ignore[arg-type]
+
+
+def config() -> training.Experiment:
+    view = augment.Compose(
+        (
+            augment.RandomWindow(12_000),
+            augment.RandomGain(),
+            augment.AddNoise(10.0, 40.0),
+            FRONT,
+            augment.SpecAugment(),
+        )
+    )
+    return training.Experiment(
+        data=speech("train"),
+        views=augment.Views((view, view), fields="sound"),
+        method=methods.COLA(
+            encoders.OnSpectrogram(encoders.SmallCNN((32, 64, 128, 256)), FRONT),
+            encoders.TanhProjector(128),
+        ),
+        optimizer=training.AdamW(learning_rate=1e-3, scaling="none"),
+        schedule=training.Schedule(warmup_epochs=2),
+        train=training.Train(batch_size=128, epochs=40),
+        run=training.Run(devices=1),
+        tasks=(tasks.Classes("language", speech("train"), speech("test"), "sound"),),
+    )

@@ -1,0 +1,357 @@
+"""Sound files: windows of one length, at one rate."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from jaxcl.choices import check_choices
+from jaxcl.data.decoding import Undecodable, read_or_next
+from jaxcl.data.files import list_files, subfolder_labels
+from jaxcl.data.source import THERE, Record, SourceConfig
+from jaxcl.data.tables import ENDINGS as TABLES
+from jaxcl.data.tables import read_columns
+from jaxcl.extras import import_extra
+
+SoundLabels = Literal["none", "subfolders"]
+Short = Literal["pad", "repeat", "refuse"]
+"""What becomes of a clip shorter than the window: silence follows it, it begins anew, or the file
+is refused."""
+
+_ENDINGS = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au"})
+_SEEKABLE = {"WAV", "WAVEX", "RF64", "W64", "FLAC", "AIFF", "AU"}  # to the very sample
+_LOOKED_AT = 100  # files that are decoded when a source opens, at most
+_LOUDEST = 32767
+
+
+class SoundSource:
+    """Sound files as a source, each read when asked for; `Sounds.open` makes it.
+
+    Record i is the middle of file i; `draw` gives a window from anywhere in it. Samples are [T]
+    int16, of which `augment` makes floats.
+
+    Args:
+      root: the folder.
+      names: paths of the files below it, with slashes; "" where a record has none.
+      labels: [N] integers, or None.
+      label_names: the name of each label, or None.
+      config: the rest.
+
+    Raises:
+      ValueError: if none of the first files can be read.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        names: Sequence[str],
+        labels: np.ndarray | None,
+        label_names: tuple[str, ...] | None,
+        config: "Sounds",
+    ):
+        self.names = list(names)
+        self.labels = labels
+        self.label_names = label_names
+        self._root = root
+        self._config = config
+        self._some_lack_it = not all(self.names)
+        self._kept: dict[int, np.ndarray] = {}
+        self._left = int(config.keep * 2**30)  # bytes
+        self.notices = self._look()
+        """What is allowed but probably not meant, in words."""
+        self[next(record for record, name in enumerate(self.names) if name)]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, record: int) -> Record:
+        return self._record(record, None)
+
+    def draw(self, record: int, seed: Sequence[int]) -> Record:
+        """A window from anywhere in the file, every place as likely."""
+        return self._record(record, np.random.default_rng(seed).random())
+
+    @functools.cached_property
+    def groups(self) -> np.ndarray | None:
+        """[N], equal for files of one name in several folders, where `same` says so."""
+        if self._config.same != "name":
+            return None
+        stems = [os.path.splitext(os.path.basename(name))[0] for name in self.names]
+        return np.unique(stems, return_inverse=True)[1].astype(np.int32)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_kept": {}, "_left": int(self._config.keep * 2**30)}
+
+    def _record(self, record: int, share: float | None) -> Record:
+        if not self.names[record]:
+            found = Record(replaced=False)
+            found[self._config.field] = np.zeros(self._config.samples, np.int16)
+            found |= self._beside(record)
+            return found
+        read = functools.partial(self._read, share=share)
+        return read_or_next(record, len(self), read, what="sound")
+
+    def _read(self, record: int, share: float | None) -> Record:
+        if not self.names[record]:
+            raise Undecodable(f"record {record} has no file")
+        window = self._window(record, share)
+        return Record(replaced=False) | {self._config.field: window} | self._beside(record)
+
+    def _beside(self, record: int) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        if self._some_lack_it:
+            found[f"{self._config.field}{THERE}"] = bool(self.names[record])
+        if self.labels is not None:
+            found["label"] = self.labels[record]
+        return found
+
+    def _window(self, record: int, share: float | None) -> np.ndarray:
+        config, path = self._config, self._path(record)
+        kept = self._kept.get(record)
+        if kept is None:
+            if not config.keep and not config.is_whole(path):
+                return fitted(
+                    read_part(path, config.rate, config.samples, share), config, path, share
+                )
+            kept = to_int16(read_clip(path, config.rate))
+            if kept.nbytes <= self._left:
+                self._left -= kept.nbytes
+                self._kept[record] = kept
+        return fitted(kept, config, path, share)
+
+    def _look(self) -> tuple[str, ...]:
+        """Decodes some files, spread over all."""
+        there = [record for record, name in enumerate(self.names) if name]
+        some = np.linspace(0, len(there) - 1, min(_LOOKED_AT, len(there))).astype(int)
+        short, loud, bad = [], [], []
+        for record in (there[place] for place in some.tolist()):
+            path = self._path(record)
+            try:
+                clip = to_int16(read_clip(path, self._config.rate))
+            except Undecodable as error:
+                bad.append(str(error))
+                continue
+            if len(clip) < self._config.samples:
+                short.append(path)
+            if np.mean(np.abs(clip.astype(np.int32)) >= _LOUDEST) > 1e-3:
+                loud.append(path)
+        told = f"of {len(some)} files looked at"
+        window = f"the window of {self._config.seconds:g} s"
+        done = {"pad": "silence follows", "repeat": "they are repeated"}
+        if short and self._config.short == "refuse":
+            raise ValueError(
+                f"{len(short)} {told} are shorter than {window}, the first is {short[0]}: set "
+                "seconds to less, or short to 'pad' or 'repeat'"
+            )
+        found = []
+        if short:
+            found.append(
+                f"{len(short)} {told} are shorter than {window}: {done[self._config.short]} "
+                f"(the first is {short[0]})"
+            )
+        if loud:
+            found.append(f"{len(loud)} {told} are clipped (the first is {loud[0]})")
+        if bad:
+            found.append(f"{len(bad)} {told} are replaced by the next ones: {bad[0]}")
+        return tuple(found)
+
+    def _path(self, record: int) -> str:
+        return os.path.join(self._root, *self.names[record].split("/"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Sounds(SourceConfig):
+    """Every sound file in a folder and the folders below it, ordered by path, or those that a table
+    names.
+
+    wav, flac, ogg, opus, mp3, aiff and au, of any rate, depth and number of channels: resampled,
+    and the channels' mean. A file that does not decode, is cut short, holds what is no number, or
+    nothing but silence, is replaced by the next one that does, and its record says so. (A .wav that
+    is cut short does not tell, and is read as far as it goes.)
+
+    Reading takes soundfile and soxr: `pip install "jaxcl[sound]"`.
+    """
+
+    path: str
+    """The folder; or a .csv, .tsv or .jsonl with paths below its own folder."""
+    rate: int = 16_000
+    """Samples a second."""
+    seconds: float = 1.0
+    """Of a window."""
+    short: Short = "pad"
+    """What becomes of files that are shorter than it."""
+    labels: SoundLabels = "none"
+    """Of a folder: with "subfolders" the folder directly below `path` that a file is in."""
+    column: str = "sound"
+    """Of a table: name of the column of paths, of which some may be empty."""
+    label: str | None = None
+    """Of a table: name of the column of labels; None: none."""
+    same: Literal["nothing", "name"] = "nothing"
+    """What makes files one group, which `Split` and `train.apart` keep together and apart: with
+    "name" that their names are the same but for folder and ending, such as one sentence by several
+    speakers."""
+    field: str = "sound"
+    """What the record's field is called."""
+    keep: float = 1.0
+    """GiB of decoded sound that stay in memory, of each process that reads; files beyond them are
+    decoded again each time. With 0 of those that allow it the window alone is read, which is best
+    for long recordings; what is no number elsewhere in a file is then not seen."""
+
+    @property
+    def samples(self) -> int:
+        """Of a window."""
+        return round(self.rate * self.seconds)
+
+    def open(self) -> SoundSource:
+        """Lists the files, and decodes up to 100 of them, to see what they are.
+
+        Raises:
+          FileNotFoundError: if there is no such folder or table.
+          ImportError: where soundfile or soxr are not installed.
+          ValueError: if it names no sound file, none of the first is readable, or an option cannot
+            be.
+        """
+        check_choices(self)
+        if self.rate < 1 or self.samples < 1 or self.keep < 0:
+            raise ValueError(
+                f"rate {self.rate}, seconds {self.seconds:g} and keep {self.keep:g} must be "
+                "positive, and make one sample at least"
+            )
+        path = os.path.expanduser(self.path)
+        if os.path.isfile(path):
+            return self._of_table(path)
+        if not os.path.isdir(path):
+            raise FileNotFoundError(
+                f"{path} is neither a folder of sound files nor a table of them ({_tables()})"
+            )
+        names = list_files(path, _ENDINGS)
+        if not names:
+            raise ValueError(
+                f"{path} holds no sound files: expected files with names like clip.wav, there or "
+                "in folders below"
+            )
+        labels, label_names = None, None
+        if self.labels == "subfolders":
+            labels, label_names = subfolder_labels(path, names)
+        return SoundSource(path, names, labels, label_names, self)
+
+    def is_whole(self, path: str) -> bool:
+        """Whether a file can only be read from its beginning to its end: to be resampled, or of a
+        format that does not tell where a sample lies."""
+        info = _info(path)
+        return info.samplerate != self.rate or info.format not in _SEEKABLE
+
+    def _of_table(self, path: str) -> SoundSource:
+        if self.labels != "none":
+            raise ValueError(f"{path} is a table: name its column of labels by label")
+        wanted = [self.column, *([] if self.label is None else [self.label])]
+        read = read_columns(path, wanted)
+        names = [str(name).strip() for name in read[self.column]]
+        if not any(names):
+            raise ValueError(f"{path}: column {self.column!r} names no file")
+        labels: np.ndarray | None = None
+        label_names: tuple[str, ...] | None = None
+        if self.label is not None:
+            different, numbers = np.unique(np.asarray(read[self.label]), return_inverse=True)
+            labels, label_names = numbers.astype(np.int32), tuple(different.tolist())
+        return SoundSource(os.path.dirname(path), names, labels, label_names, self)
+
+
+def read_clip(path: str, rate: int) -> np.ndarray:
+    """A whole file: [T] float32, -1 to 1, the mean of its channels, at that rate.
+
+    Raises:
+      Undecodable: if it cannot be read, is cut short, is silent, or holds what is no number.
+    """
+    soundfile = import_extra("soundfile", "sound")
+    try:
+        samples, own_rate = soundfile.read(path, dtype="float32", always_2d=True)
+        expected = soundfile.info(path).frames
+    except (soundfile.SoundFileError, OSError, RuntimeError) as error:
+        raise Undecodable(f"{path} does not decode as sound: {error}") from error
+    if len(samples) < expected or not len(samples):
+        raise Undecodable(f"{path} is cut short: {len(samples)} of {expected} samples")
+    clip = samples.mean(1)
+    _check_numbers(clip, path)
+    if _is_silent(clip):
+        raise Undecodable(f"{path} holds nothing but silence")
+    if own_rate != rate:
+        clip = import_extra("soxr", "sound").resample(clip, own_rate, rate)
+    return clip
+
+
+def read_part(path: str, rate: int, samples: int, share: float | None) -> np.ndarray:
+    """Of a file that is read by its samples: the window alone, as int16.
+
+    Raises:
+      Undecodable: as `read_clip`.
+    """
+    soundfile = import_extra("soundfile", "sound")
+    frames = _info(path).frames
+    start = _start(frames, samples, share)
+    try:
+        part, _ = soundfile.read(
+            path, dtype="float32", always_2d=True, start=start, stop=min(start + samples, frames)
+        )
+        last, _ = soundfile.read(path, start=frames - 1)  # of what is cut short there is none
+    except (soundfile.SoundFileError, OSError, RuntimeError) as error:
+        raise Undecodable(f"{path} does not decode as sound: {error}") from error
+    if len(part) < min(samples, frames) or not len(last):
+        raise Undecodable(f"{path} is cut short")
+    clip = part.mean(1)
+    if _is_silent(clip):
+        read_clip(path, rate)  # which tells a pause from a file that holds nothing
+    _check_numbers(clip, path)
+    return to_int16(clip)
+
+
+def to_int16(clip: np.ndarray) -> np.ndarray:
+    """Of floats -1 to 1, cut off there."""
+    return np.clip(np.round(clip * 32768.0), -32768, _LOUDEST).astype(np.int16)
+
+
+def fitted(clip: np.ndarray, config: Sounds, path: str, share: float | None) -> np.ndarray:
+    """The window of a clip, which is filled up where it is shorter."""
+    samples = config.samples
+    if len(clip) >= samples:
+        start = _start(len(clip), samples, share)
+        return clip[start : start + samples]
+    if config.short == "refuse":
+        raise ValueError(
+            f"{path} is shorter than the window of {config.seconds:g} s: set seconds to less, or "
+            "short to 'pad' or 'repeat'"
+        )
+    if config.short == "repeat":
+        return np.resize(clip, samples)
+    return np.pad(clip, (0, samples - len(clip)))
+
+
+def _start(length: int, samples: int, share: float | None) -> int:
+    """Where a window begins: at a share, 0 to 1, of all places, or in the middle."""
+    places = max(length - samples, 0) + 1
+    return (places - 1) // 2 if share is None else int(share * places)
+
+
+def _check_numbers(clip: np.ndarray, path: str) -> None:
+    if not np.isfinite(clip).all():
+        raise Undecodable(f"{path} holds samples that are no numbers")
+
+
+def _is_silent(clip: np.ndarray) -> bool:
+    """Whether nothing of it would be left as 16 bits."""
+    return bool(np.abs(clip).max(initial=0.0) * 32768 < 0.5)
+
+
+def _info(path: str) -> Any:
+    soundfile = import_extra("soundfile", "sound")
+    try:
+        return soundfile.info(path)
+    except (soundfile.SoundFileError, OSError, RuntimeError) as error:
+        raise Undecodable(f"{path} does not decode as sound: {error}") from error
+
+
+def _tables() -> str:
+    return ", ".join(ending for ending in TABLES if ending not in (".txt", ".npz"))

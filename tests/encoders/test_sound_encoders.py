@@ -1,0 +1,54 @@
+"""Encoders of sound: samples and their spectrograms are one input."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcl import augment, encoders
+
+KEY = jax.random.key(0)
+FRONT = augment.LogMel(mels=16, mean=-30.0, std=20.0)
+SAMPLES = np.random.default_rng(0).integers(-9_000, 9_000, (3, 1_600)).astype(np.int16)
+
+
+def test_samples_pass_the_front_and_spectrograms_do_not():
+    inner = encoders.SmallCNN((4, 8))
+    encoder = encoders.OnSpectrogram(inner, FRONT)
+    variables = encoder.init(KEY, SAMPLES)
+    found = encoder.apply(variables, SAMPLES)
+    assert found.shape == (3, 8)
+    images = FRONT.of(SAMPLES)[..., None]
+    np.testing.assert_allclose(encoder.apply(variables, images), found, atol=1e-5)
+    floats = SAMPLES.astype(np.float32) / 32768
+    np.testing.assert_allclose(encoder.apply(variables, floats), found, atol=1e-5)
+    own = {name: tree["encoder"] for name, tree in variables.items()}
+    np.testing.assert_allclose(inner.apply(own, images), found, atol=1e-5)
+
+
+def test_training_updates_the_encoders_statistics():
+    encoder = encoders.OnSpectrogram(encoders.SmallCNN((4,), batch_norm_groups=1), FRONT)
+    variables = encoder.init(KEY, SAMPLES)
+    assert encoder.batch_norm_groups == 1
+    _, updated = encoder.apply(variables, SAMPLES, train=True, mutable=["batch_stats"])
+    before, after = (
+        jax.tree.leaves(tree["batch_stats"]["encoder"]) for tree in (variables, updated)
+    )
+    assert any(np.abs(one - other).max() > 1e-3 for one, other in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 10, 16), (3, 10, 16, 1, 1)])
+def test_another_rank_is_said(shape):
+    with pytest.raises(ValueError, match=r"samples \[N, T\] or spectrograms"):
+        encoders.OnSpectrogram(encoders.MLP((4,)), FRONT).init(KEY, jnp.ones(shape))
+
+
+def test_the_tanh_head_is_its_definition():
+    head = encoders.TanhProjector(5)
+    inputs = jax.random.normal(KEY, (4, 7))
+    variables = head.init(KEY, inputs)
+    params = variables["params"]
+    rows = np.asarray(inputs, np.float64) @ params["dense"]["kernel"] + params["dense"]["bias"]
+    rows -= rows.mean(1, keepdims=True)
+    rows /= np.sqrt(np.mean(rows**2, axis=1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(head.apply(variables, inputs), np.tanh(rows), atol=1e-5)
