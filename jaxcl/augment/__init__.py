@@ -55,7 +55,14 @@ from jaxcl.augment.spectrograms import (
 )
 from jaxcl.augment.text import DeleteTokens, MaskTokens, OneOf, Unchanged, texts
 from jaxcl.augment.tones import adjust_sharpness, autocontrast, equalize, invert, posterize
-from jaxcl.augment.transforms import Compose, RandomApply, Transform, Views, batch_views
+from jaxcl.augment.transforms import (
+    Compose,
+    RandomApply,
+    Transform,
+    Views,
+    as_input,
+    batch_views,
+)
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -92,6 +99,7 @@ __all__ = [
     "adjust_saturation",
     "adjust_sharpness",
     "affine",
+    "as_input",
     "autocontrast",
     "batch_views",
     "byol",

@@ -28,6 +28,7 @@ from jaxcl.encoders.mlp import MLP
 from jaxcl.encoders.norm import BatchNorm
 from jaxcl.encoders.prototypes import Prototypes
 from jaxcl.encoders.resnet import ResNet
+from jaxcl.encoders.samples import Recurrence, SampleConvolutions, wav2vec_front
 from jaxcl.encoders.scales import LearnableTemperature, SigmoidScaleAndBias
 from jaxcl.encoders.sound import OnSpectrogram
 from jaxcl.encoders.tanh import TanhProjector
@@ -42,7 +43,9 @@ __all__ = [
     "LearnableTemperature",
     "OnSpectrogram",
     "Prototypes",
+    "Recurrence",
     "ResNet",
+    "SampleConvolutions",
     "SigmoidScaleAndBias",
     "SmallCNN",
     "TanhProjector",
@@ -67,4 +70,5 @@ __all__ = [
     "simsiam_predictor",
     "simsiam_projector",
     "swav_projector",
+    "wav2vec_front",
 ]

@@ -5,6 +5,7 @@ from jaxcl.methods import criteria
 from jaxcl.methods.accumulation import accumulated_loss_and_grad
 from jaxcl.methods.byol import BYOL
 from jaxcl.methods.cola import COLA
+from jaxcl.methods.cpc import CPC
 from jaxcl.methods.dense import DenseCL
 from jaxcl.methods.gradient_cache import grad_cache
 from jaxcl.methods.image_text import clip, lit, siglip
@@ -27,6 +28,7 @@ from jaxcl.methods.towers import Pair, Tower
 __all__ = [
     "BYOL",
     "COLA",
+    "CPC",
     "DINO",
     "NNCLR",
     "Batch",

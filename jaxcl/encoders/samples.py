@@ -1,0 +1,110 @@
+"""Networks over samples of sound: strided convolutions to frames, and a recurrence over frames."""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxcl.augment import as_input
+from jaxcl.choices import check_choices
+
+
+class SampleConvolutions(nn.Module):
+    """Strided convolutions over time, each with its activation: samples to frames.
+
+    The defaults are CPC's (van den Oord et al., 2018, section 3.1): a frame every 160 samples, of
+    465 samples, none of them later than its own. `wav2vec_front` has those of wav2vec 2.0.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> front = SampleConvolutions(width=8)
+      >>> frames, _ = front.init_with_output(jax.random.key(0), jnp.zeros((2, 16000)))
+      >>> frames.shape
+      (2, 98, 8)
+    """
+
+    width: int = 512
+    """Channels."""
+    kernels: tuple[int, ...] = (10, 8, 4, 4, 4)
+    """Samples, or frames of the layer before, that each layer sees."""
+    strides: tuple[int, ...] = (5, 4, 2, 2, 2)
+    """And from one of its frames to the next."""
+    activation: Literal["relu", "gelu"] = "relu"
+    """After each layer."""
+    norm: Literal["none", "first"] = "none"
+    """With "first" each channel of the first layer is normalized over time."""
+    bias: bool = True
+    """Give layers a bias."""
+
+    @nn.compact
+    def __call__(
+        self, sound: jax.Array, *, train: bool = False, axis_name: str | None = None
+    ) -> jax.Array:
+        """Maps samples [N, T], int16 or floats from -1 to 1, to frames [N, F, width].
+
+        Raises:
+          ValueError: for another rank, or clips shorter than a frame.
+        """
+        del train, axis_name
+        check_choices(self)
+        if len(self.kernels) != len(self.strides):
+            raise ValueError(
+                f"SampleConvolutions: kernels {self.kernels} and strides {self.strides} are of "
+                "different numbers of layers"
+            )
+        if sound.ndim != 2 or sound.shape[1] < self.field:
+            raise ValueError(
+                f"SampleConvolutions takes samples [N, T], T at least {self.field}; got shape "
+                f"{sound.shape}"
+            )
+        x = as_input(jnp.asarray(sound))[..., None]
+        for layer, (kernel, stride) in enumerate(zip(self.kernels, self.strides, strict=True)):
+            x = nn.Conv(
+                self.width,
+                (kernel,),
+                strides=stride,
+                padding="VALID",
+                use_bias=self.bias,
+                kernel_init=nn.initializers.he_normal(),
+                name=f"conv{layer}",
+            )(x)
+            if layer == 0 and self.norm == "first":
+                x = nn.GroupNorm(num_groups=None, group_size=1, epsilon=1e-5, name="norm")(x)
+            x = nn.relu(x) if self.activation == "relu" else nn.gelu(x, approximate=False)
+        return x
+
+    @property
+    def field(self) -> int:
+        """Samples that one frame is of."""
+        seen = 1
+        for kernel, stride in zip(self.kernels[::-1], self.strides[::-1], strict=True):
+            seen = (seen - 1) * stride + kernel
+        return seen
+
+
+def wav2vec_front(width: int = 512) -> SampleConvolutions:
+    """The convolutions of wav2vec 2.0's base (Baevski et al., 2020): a frame every 320 samples."""
+    return SampleConvolutions(
+        width,
+        kernels=(10, 3, 3, 3, 3, 2, 2),
+        strides=(5, 2, 2, 2, 2, 2, 2),
+        activation="gelu",
+        norm="first",
+        bias=False,
+    )
+
+
+class Recurrence(nn.Module):
+    """A gated recurrence (GRU) over frames: each output knows the frames up to its own."""
+
+    width: int = 256
+    """Of the outputs."""
+
+    @nn.compact
+    def __call__(
+        self, frames: jax.Array, *, train: bool = False, axis_name: str | None = None
+    ) -> jax.Array:
+        """Maps frames [N, F, C] to [N, F, width]."""
+        del train, axis_name
+        return jnp.asarray(nn.RNN(nn.GRUCell(self.width), name="gru")(frames))
