@@ -38,6 +38,9 @@ jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
+# LLVM's optimizations are two fifths of the time that programs take which run once or twice.
+jax.config.update("jax_disable_most_optimizations", True)
+
 MAPS = Path("/proc/self/maps")
 MOST_MAPS = 30_000
 
@@ -60,7 +63,6 @@ def pytest_unconfigure(config):
 
 @pytest.fixture(autouse=True)
 def _compilation(request):
-    """LLVM's optimizations are two fifths of the time that programs take which run once or twice;
-    tests that train for long are sooner done with them."""
+    """Tests that train for long are sooner done with LLVM's optimizations."""
     quick = request.node.get_closest_marker("long_training") is None
     jax.config.update("jax_disable_most_optimizations", quick)

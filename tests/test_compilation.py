@@ -40,6 +40,7 @@ def kept(tmp_path):
     return [path for path in (tmp_path / "jaxcl").rglob("*") if path.is_file()]
 
 
+@pytest.mark.slow
 def test_the_second_run_does_not_compile(tmp_path):
     first, hits = run(tmp_path)
     assert hits == 0

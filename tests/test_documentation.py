@@ -83,6 +83,7 @@ def test_readme_has_its_two_commands():
     ]
 
 
+@pytest.mark.slow
 def test_the_method_of_ones_own_is_the_same_on_devices():
     """That of docs/methods.md: by the trainer's step, on one device and on two."""
     text = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "methods.md").read_text(), re.DOTALL)

@@ -34,6 +34,7 @@ def config():
 """
 
 
+@pytest.mark.slow
 def test_a_run_with_classes_of_ones_own_goes_on_by_its_config(tmp_path, capsys):
     (tmp_path / "beside.py").write_text(OWN)
     (tmp_path / "own.py").write_text(OWN_CONFIG)

@@ -265,6 +265,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_killed_main_process(tmp_path):
     (tmp_path / "script.py").write_text(ORPHANS)
     run = subprocess.run(

@@ -259,6 +259,7 @@ def test_every_process_gets_the_length_of_the_whole_batch(tokenizer_file, lines_
             np.testing.assert_array_equal(joined, whole[name])
 
 
+@pytest.mark.slow
 def test_batches_of_texts_come_from_workers_too(tokenizer_file, lines_file):
     source = Texts(lines_file, tokenizer_file).open()
     here = list(Batches(source, batch_size=2, seed=0, steps=3))

@@ -126,6 +126,7 @@ def test_images_of_several_sizes(prepared):
         source[1]
 
 
+@pytest.mark.slow
 def test_batches_from_worker_processes(prepared):
     source = TFDS(prepared).open()
     settings = {"batch_size": 4, "seed": 3, "steps": 4}

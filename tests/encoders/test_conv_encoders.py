@@ -8,7 +8,7 @@ import pytest
 from jaxcl.encoders import ConvNeXt, ResNet, WideResNet
 
 KEY = jax.random.key(0)
-IMAGES = jax.random.uniform(KEY, (2, 16, 16, 3))
+IMAGES = np.random.default_rng(0).uniform(size=(2, 16, 16, 3)).astype(np.float32)
 
 
 def count(encoder, size):

@@ -18,7 +18,7 @@ from jaxcl.encoders import (
 )
 
 KEY = jax.random.key(0)
-IMAGES = jax.random.uniform(KEY, (4, 16, 16, 3))
+IMAGES = np.random.default_rng(0).uniform(size=(4, 16, 16, 3)).astype(np.float32)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from jaxcl.encoders import ConvNeXt, ResNet, ViT, WideResNet
 
 KEY = jax.random.key(0)
-IMAGES = jax.random.normal(KEY, (4, 16, 16, 3))
+IMAGES = np.random.default_rng(0).normal(size=(4, 16, 16, 3)).astype(np.float32)
 ENCODERS = {
     "resnet": functools.partial(ResNet, 18, stem="cifar", width=4, zero_init_residual=False),
     "bottlenecks": functools.partial(

@@ -134,6 +134,7 @@ def fast(*names):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", fast("bert", "clip"))
 def test_neither_padding_nor_other_rows_change_features(name):
     encoder = VARIANTS[name]
@@ -146,6 +147,7 @@ def test_neither_padding_nor_other_rows_change_features(name):
         np.testing.assert_allclose(alone[0], features[row], atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", fast("bert"))
 def test_a_text_without_tokens_has_features_0_and_finite_gradients(name):
     encoder = VARIANTS[name].clone(pooler=True)

@@ -40,18 +40,16 @@ def test_parameters_are_as_many_as_the_layers_have(size, width, depth):
     assert expected == timm[size]
 
 
-SLOW = pytest.mark.slow
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pool", "positions"),
     [
         ("class", "learned"),
-        pytest.param("class", "sincos", marks=SLOW),
-        pytest.param("mean", "learned", marks=SLOW),
-        pytest.param("mean", "sincos", marks=SLOW),
-        pytest.param("attention", "learned", marks=SLOW),
-        pytest.param("attention", "sincos", marks=SLOW),
+        ("class", "sincos"),
+        ("mean", "learned"),
+        ("mean", "sincos"),
+        ("attention", "learned"),
+        ("attention", "sincos"),
     ],
 )
 def test_features_and_gradients_of_every_parameter(pool, positions):
@@ -175,6 +173,7 @@ def test_one_block_is_attention_and_two_layers_in_numpy():
     np.testing.assert_allclose(found, x.mean(1), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_positions_of_another_grid():
     positions = jax.random.normal(KEY, (16, 3))
     same = interpolate_positions(positions, (4, 4), (4, 4))

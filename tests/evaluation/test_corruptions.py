@@ -29,6 +29,7 @@ def corrupt(name, image, severity, key=KEY):
     return np.asarray(CORRUPTIONS[name](jnp.asarray(image), key, severity))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_results_are_images_that_grow_worse(name):
     smooth = ndimage.gaussian_filter(SMALL, (3, 3, 0))

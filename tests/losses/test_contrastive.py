@@ -88,6 +88,7 @@ def test_info_nce_with_given_negatives(draws, kind):
     check(found, wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block_size", [1, 4, None])
 def test_ids_of_shared_negatives_may_differ_by_query(draws, block_size):
     options = {"block_size": block_size, "backend": "tiled"}

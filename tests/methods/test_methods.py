@@ -279,6 +279,7 @@ def test_plain_memory_is_a_difference_of_mean_distances():
     np.testing.assert_allclose(state_after.memory.embeddings[:16], queries, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_plain_memory_takes_positives_from_the_examples_own_entries():
     method = METHODS["memory, own entry"]
     batch = make_batch(0)

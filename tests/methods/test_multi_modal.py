@@ -161,6 +161,7 @@ def test_pairs_are_summed_over_the_examples_that_have_both(changes, pairs):
     assert ("chance_loss" in metrics) is all(pair.contrast == "clip" for pair in method.all_pairs)
 
 
+@pytest.mark.slow
 def test_what_is_missing_reaches_no_gradient():
     method = three()
     there = (jnp.asarray(MISSING["image"]), None, None)
@@ -180,7 +181,8 @@ def test_what_is_missing_reaches_no_gradient():
     np.testing.assert_array_equal(plain[0][~MISSING["image"]], 0)
 
 
-@pytest.mark.parametrize("contrast_", ["clip", pytest.param("siglip", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("contrast_", ["clip", "siglip"])
 def test_a_rare_modality_weighs_the_same_on_any_devices(contrast_):
     rare = jnp.arange(N) % 9 == 4  # two of sixteen
     method = methods.clip(MLP((8,)), MLP((8,)), dim=D, contrast=contrast_)
@@ -189,6 +191,7 @@ def test_a_rare_modality_weighs_the_same_on_any_devices(contrast_):
     np.testing.assert_allclose(losses, losses[0], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_whatever_fills_a_missing_view_changes_nothing():
     method = methods.clip(MLP((8,)), MLP((8,)), dim=D)
     there = jnp.arange(N) % 3 > 0
@@ -249,6 +252,7 @@ def test_devices_change_nothing(name):
                 np.testing.assert_allclose(found[3][metric], first[3][metric], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_frozen_tower_keeps_its_weights_and_the_optimizer_does_not_hold_them():
     method = methods.lit(MLP((12, D), batch_norm=True), TEXT, dim=D)
     batch = batch_of(IMAGES, TEXTS)
@@ -288,6 +292,7 @@ def test_towers_may_share_networks():
     assert method.embed(params, state, TEXTS).shape == (N, 8)  # features
 
 
+@pytest.mark.slow
 def test_queues_hold_past_keys_and_are_negatives():
     method = methods.clip(MLP((8,)), TEXT, dim=D, queue_size=24, momentum=0.5, temperature=0.2)
     batch = batch_of(IMAGES, TEXTS)

@@ -69,9 +69,10 @@ def test_views_of_one_text_differ_by_dropout_alone():
         assert differ.all() if dropout else not differ.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "guide",
-    [None, pytest.param(MLP((384,)), marks=pytest.mark.slow)],
+    [None, MLP((384,))],
     ids=["alone", "guided"],
 )
 def test_everyones_hard_negatives_are_seen_on_any_number_of_devices(guide):

@@ -80,6 +80,7 @@ def test_a_plan_says_what_the_step_takes(experiment):
     assert found.fits
 
 
+@pytest.mark.slow
 def test_what_is_spread_counts_once_over_all_chips(experiment):
     whole = planning.plan(experiment, here())
     spread = dataclasses.replace(experiment.run, spread_state=True)

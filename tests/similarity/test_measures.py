@@ -33,6 +33,7 @@ def test_zero_rows_stay_zero_and_have_zero_gradient():
     assert np.all(np.any(gradient[jnp.array([0, 2, 3, 4])], axis=1))
 
 
+@pytest.mark.slow
 def test_gradient_by_finite_differences():
     """The scale that keeps rows in range must leave no trace in the gradient."""
     with jax.enable_x64(True):

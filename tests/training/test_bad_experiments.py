@@ -154,6 +154,7 @@ def test_batches_that_are_likely_of_one_class_are_said(tmp_path):
     assert training.set_up(with_labels(tmp_path, np.arange(120) % 2)).notices == ()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_state_is_refused_by_name(tmp_path, experiment, quiet):
     """As where a class of the user's own has changed, which the config does not show."""
     files = RunDirectory(tmp_path)
@@ -190,6 +191,7 @@ def test_numbers_that_cannot_be_are_refused(make, words):
         make()
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_have_losses_of_their_own(tmp_path, quiet):
     """Accumulated: the loss is the mean of those of each part, and so it is said."""
     experiment = make_plain_experiment(train=Train(batch_size=64, epochs=2 / 23, accumulate=4))

@@ -77,6 +77,7 @@ def needed_by_moco(devices):
     }
 
 
+@pytest.mark.slow
 def test_moco_exchanges_what_it_needs_and_nothing_that_grows_with_its_queue():
     assert of_moco(4096, 8) == of_moco(65536, 8) == needed_by_moco(8)
 
@@ -103,6 +104,7 @@ def test_so_it_does_on_256_devices():
     assert small == large == needed
 
 
+@pytest.mark.slow
 def test_whole_batch_statistics_cross_devices_once_forward_and_once_backward():
     """Of each norm; the first has no input that wants a gradient, but a scale that does."""
     norms = 4  # of encoder and projector

@@ -77,9 +77,8 @@ def test_a_spread_state_changes_no_number(tmp_path, quiet, name):
         )
 
 
-@pytest.mark.parametrize(
-    "name", ["moco", *(pytest.param(each, marks=pytest.mark.slow) for each in ("lars", "bank"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["moco", "lars", "bank"])
 def test_only_the_rest_of_the_state_is_on_every_device(name):
     """Of what is spread a device has an eighth, each array rounded up, and the step no more."""
     experiment = on(8, True, **EXPERIMENTS[name])
@@ -124,6 +123,7 @@ def exchanges(method):
     return whole, scatters, gathers
 
 
+@pytest.mark.slow
 def test_gradients_are_exchanged_once_and_parameters_once():
     whole, scatters, gathers = exchanges(methods.MoCo(*NETWORKS, shuffle=False))
     assert scatters == [whole]
@@ -169,6 +169,7 @@ class Signs(training.SGD):
         return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
+@pytest.mark.slow
 def test_a_users_own_method_and_optimizer_see_what_they_see_on_one_device():
     found = []
     for devices, spread in ((1, False), (8, True)):
@@ -190,6 +191,7 @@ def test_a_users_own_method_and_optimizer_see_what_they_see_on_one_device():
         np.testing.assert_allclose(metrics[name], wanted[name], rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_step_takes_less_memory():
     """What the compiler says of the whole step: its large arrays are never together whole twice."""
     method = methods.SimCLR(encoders.MLP((1024, 1024, 1024)), encoders.MLP((16,)))

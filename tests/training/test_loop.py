@@ -290,6 +290,7 @@ def test_other_data_on_resuming_are_named(tmp_path, plain, quiet):
         train(arrays, tmp_path / "run", console=quiet)
 
 
+@pytest.mark.slow
 def test_a_run_with_the_users_own_classes_resumes_with_its_config(
     tmp_path, experiment, quiet, monkeypatch
 ):
@@ -393,6 +394,7 @@ def on_pictures(experiment, folder):
     )
 
 
+@pytest.mark.slow
 def test_images_that_do_not_decode_are_named_and_counted(tmp_path, experiment, quiet, monkeypatch):
     folder_of_pictures(tmp_path / "pictures", 16, damaged=[3])
     pictures = on_pictures(experiment, tmp_path / "pictures")

@@ -106,6 +106,7 @@ def test_decay_skips_biases_and_norms_where_asked():
     assert replay(AdamW(weight_decay=0.5), [0.1], params, zeros)["kernel"][0, 0] < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "optimizer",
     [

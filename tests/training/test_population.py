@@ -37,13 +37,14 @@ def rows(directory):
 FLIPS = augment.Views((augment.RandomHorizontalFlip(),) * 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("field", "values", "changes"),
     [
         ("method.temperature", (0.1, 0.5), {"views": FLIPS}),  # which compile sooner
-        pytest.param("optimizer.learning_rate", (0.03, 0.3), {}, marks=pytest.mark.slow),
-        pytest.param("optimizer.weight_decay", (0.0, 0.1), {}, marks=pytest.mark.slow),
-        pytest.param("train.seed", (0, 5), {}, marks=pytest.mark.slow),
+        ("optimizer.learning_rate", (0.03, 0.3), {}),
+        ("optimizer.weight_decay", (0.0, 0.1), {}),
+        ("train.seed", (0, 5), {}),
     ],
 )
 def test_members_are_as_if_trained_one_by_one(field, values, changes, tmp_path, quiet):

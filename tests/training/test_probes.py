@@ -166,6 +166,7 @@ def softmax(logits):
     return powers / powers.sum(1, keepdims=True)
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_definitions():
     """A batch against NumPy: the vote of the five nearest but own ones, the loss, Adam's step."""
     rng = np.random.default_rng(0)
@@ -217,6 +218,7 @@ def test_scores_are_those_of_the_definitions():
     np.testing.assert_allclose(new.queue.embeddings[written], unit, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_without_neighbours_nothing_is_right():
     state = init_probe(PROBED, 6, 4)
     _, metrics = step_probe(PROBED, state, jnp.ones((3, 6)), jnp.zeros(3, jnp.int32), jnp.arange(3))

@@ -71,6 +71,7 @@ def losses(folder):
     return [row["loss"] for row in rows]
 
 
+@pytest.mark.slow
 def test_pitches_are_told_by_mean_spectra_and_the_figures_are_the_definitions(folder, tmp_path):
     run = experiment(folder)
     train(run, tmp_path, console=Console(quiet=True))

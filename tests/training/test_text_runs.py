@@ -130,6 +130,7 @@ def test_a_program_is_compiled_for_each_of_few_lengths(folder):
     assert compiled[-1] == len({*lengths})
 
 
+@pytest.mark.slow
 def test_tasks_are_measured_beside_simple_anchors(folder, tmp_path):
     pairs = data.Texts(str(folder / "pairs.tsv"), str(folder), ("first", "second"), max_length=24)
     experiment = text_experiment(
@@ -148,6 +149,7 @@ def test_tasks_are_measured_beside_simple_anchors(folder, tmp_path):
     assert found["neighbours"]["trained encoder"] != found["neighbours"]["untrained encoder"]
 
 
+@pytest.mark.slow
 def test_features_of_texts_are_those_of_each_by_itself(folder, tmp_path):
     """Of any length, the same twice, and none at all; several a record."""
     experiment = picture_experiment(folder)
@@ -310,6 +312,7 @@ def save_start(folder, **changes):
     return params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "network"),
     [
@@ -336,6 +339,7 @@ def test_networks_start_from_weights_and_so_do_their_targets(folder, tmp_path, m
     assert len(places) == of_target * len(wanted)
 
 
+@pytest.mark.slow
 def test_what_keeps_random_weights_is_said(folder, tmp_path):
     save_start(tmp_path)
     start = (pretrained.HuggingFaceText(str(tmp_path), network="guide"),)
@@ -345,6 +349,7 @@ def test_what_keeps_random_weights_is_said(folder, tmp_path):
     assert not any("keeps" in said for said in training.set_up(experiment).notices)
 
 
+@pytest.mark.slow
 def test_a_start_that_does_not_fit_is_refused(folder, tmp_path):
     save_start(tmp_path, width=16)
 

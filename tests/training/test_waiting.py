@@ -31,6 +31,7 @@ class GatedConfig(SourceConfig):
         return Gated(np.zeros((24, 8, 8), np.uint8))
 
 
+@pytest.mark.slow
 def test_waiting_starts_when_the_step_is_done(tmp_path, quiet, monkeypatch):
     block = jax.block_until_ready
 
