@@ -31,8 +31,12 @@ jax.config.update("jax_cpu_enable_async_dispatch", False)
 # the time.
 gc.set_threshold(20_000, 50, 100)
 
-# Many tests compile the same programs: the workers of one session share them.
-CACHE = os.environ.setdefault("JAXCL_TEST_CACHE", tempfile.mkdtemp(prefix="jaxcl-tests-"))
+# Many tests compile the same programs: the workers of one session share them, and sessions too, in
+# a folder of one's own.
+IS_GIVEN = "JAXCL_TEST_CACHE" in os.environ  # by the user, or to a worker
+if not IS_GIVEN:
+    os.environ["JAXCL_TEST_CACHE"] = tempfile.mkdtemp(prefix="jaxcl-tests-")
+CACHE = os.environ["JAXCL_TEST_CACHE"]
 os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE  # of processes that tests start, too
 jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
@@ -56,8 +60,9 @@ def pytest_runtest_teardown():
 
 
 def pytest_unconfigure(config):
-    """Removes the compiled programs when the session ends, not when a worker does."""
-    if not hasattr(config, "workerinput"):
+    """Removes the compiled programs when the session ends, not when a worker does; keeps those in a
+    folder of one's own."""
+    if not IS_GIVEN:
         shutil.rmtree(CACHE, ignore_errors=True)
 
 
