@@ -60,8 +60,8 @@ from jaxcl.augment.transforms import (
     RandomApply,
     Transform,
     Views,
-    as_input,
     batch_views,
+    to_samples,
 )
 
 __all__ = [
@@ -99,7 +99,6 @@ __all__ = [
     "adjust_saturation",
     "adjust_sharpness",
     "affine",
-    "as_input",
     "autocontrast",
     "batch_views",
     "byol",
@@ -125,4 +124,5 @@ __all__ = [
     "supcon",
     "texts",
     "to_float",
+    "to_samples",
 ]

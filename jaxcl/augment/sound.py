@@ -124,7 +124,7 @@ class SpecAugment(Transform):
 def mix_spectrograms(first: jax.Array, second: jax.Array, share: jax.Array | float) -> jax.Array:
     """Two spectrograms in decibels laid over one another: powers are added, not decibels.
 
-    `share` of the second, 0 to 1 (log-mixup-exp: Niizumi et al., 2021, eq. 2).
+    `share` of the second, a scalar from 0 to 1 (log-mixup-exp: Niizumi et al., 2021, eq. 2).
     """
     decibel = math.log(10) / 10
     shares = jnp.log(jnp.stack([1 - jnp.asarray(share), jnp.asarray(share)]))

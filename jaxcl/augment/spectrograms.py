@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcl.augment.transforms import Transform, as_input
+from jaxcl.augment.transforms import Transform, to_samples
 from jaxcl.choices import check_choices
 
 Scale = Literal["htk", "slaney"]
@@ -39,7 +39,8 @@ def power_spectrogram(
         sample i * hop; "none": frame i begins there.
 
     Returns:
-      [..., F, size // 2 + 1]; F is 1 + T // hop, with "none" 1 + (T - size) // hop.
+      [..., F, size // 2 + 1]; F is 1 + T // hop (of an even size), with "none" 1 + (T - size) //
+      hop.
 
     Raises:
       ValueError: where the clip is too short, or sizes do not go together.
@@ -130,7 +131,7 @@ def cepstrum(decibels: jax.Array, count: int) -> jax.Array:
     places = np.pi / bands * (np.arange(bands)[:, None] + 0.5) * np.arange(count)
     basis = np.cos(places) * math.sqrt(2 / bands)
     basis[:, 0] /= math.sqrt(2)
-    return decibels @ jnp.asarray(basis, decibels.dtype)
+    return jnp.matmul(decibels, jnp.asarray(basis, decibels.dtype), precision="highest")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,17 +202,18 @@ class LogMel(Transform):
 
     def of(self, samples: jax.Array) -> jax.Array:
         """The same of any number of clips, [..., T], without a channel: [..., F, mels]."""
-        samples = as_input(jnp.asarray(samples))
+        samples = to_samples(samples)
         power = power_spectrogram(
             samples, size=self.size, window=self.window, hop=self.hop, ends=self.ends
         )
-        bands = power @ jnp.asarray(self._filters(), jnp.float32)
+        filters = jnp.asarray(self._filters(), jnp.float32)
+        bands = jnp.matmul(power, filters, precision="highest")
         return (decibels(bands, range_db=self.range_db) - self.mean) / self.std
 
     def frames(self, samples: int) -> int:
         """How many frames a clip has."""
-        whole = samples if self.ends != "none" else samples - self.size
-        return 1 + whole // self.hop
+        added = 0 if self.ends == "none" else 2 * (self.size // 2)
+        return 1 + (samples + added - self.size) // self.hop
 
     def _filters(self) -> np.ndarray:
         high = self.rate / 2 if self.high is None else self.high

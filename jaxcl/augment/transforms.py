@@ -270,9 +270,29 @@ def batch_views(
 def as_input(value: jax.Array) -> jax.Array:
     """What transforms take: images as floats, samples of sound as floats from -1 to 1, tokens as
     they are."""
-    if value.dtype == jnp.int16:
-        return value.astype(jnp.float32) / 32768.0
+    if value.dtype == jnp.int16 and value.ndim == 1:
+        return to_samples(value)
     return value if value.dtype == jnp.int32 else to_float(value)
+
+
+def to_samples(sound: jax.Array | np.ndarray) -> jax.Array:
+    """Samples as float32: int16 becomes -1 to 1, floats keep their values.
+
+    Args:
+      sound: any shape.
+
+    Returns:
+      float32, the same shape.
+
+    Raises:
+      TypeError: for another dtype, whose range is not known.
+    """
+    sound = jnp.asarray(sound)
+    if sound.dtype == jnp.int16:
+        return sound.astype(jnp.float32) / 32768.0
+    if not jnp.issubdtype(sound.dtype, jnp.floating):
+        raise TypeError(f"samples are {sound.dtype}, expected int16, or floats from -1 to 1")
+    return sound.astype(jnp.float32)
 
 
 def check_probability(owner: Transform, p: float) -> None:

@@ -1,9 +1,14 @@
 """Files of a folder and the folders below it."""
 
+import errno
 import os
 from collections.abc import Collection, Sequence
 
 import numpy as np
+
+# Errors that belong to the one file, which is then replaced. Any other, such as a failing disk or
+# too many open files, must end the run: by replacing, what is read would depend on chance.
+BAD_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP}
 
 
 def list_files(root: str, extensions: Collection[str]) -> list[str]:

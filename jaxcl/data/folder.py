@@ -1,7 +1,6 @@
 """A folder of image files."""
 
 import dataclasses
-import errno
 import os
 from typing import Literal, get_args
 
@@ -16,16 +15,12 @@ from jaxcl.data.decoding import (
     read_or_next,
     upright_size,
 )
-from jaxcl.data.files import list_files, subfolder_labels
+from jaxcl.data.files import BAD_FILE, list_files, subfolder_labels
 from jaxcl.data.source import Record, SourceConfig
 
 FolderLabels = Literal["none", "subfolders"]
 
 _HEADERS_READ = 1000
-
-# Errors that belong to the one file, which is then replaced. Any other, such as a failing disk or
-# too many open files, must end the run: by replacing, what is read would depend on chance.
-_BAD_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP}
 
 
 class FolderSource:
@@ -83,7 +78,7 @@ class FolderSource:
             with open(path, "rb") as file:
                 encoded = file.read()
         except OSError as error:
-            if error.errno not in _BAD_FILE:
+            if error.errno not in BAD_FILE:
                 raise
             raise Undecodable(f"{path} cannot be read: {error.strerror}") from error
         image = decode(encoded, path, size=self._size, channels=self._channels)

@@ -1,16 +1,18 @@
 """Sound files: windows of one length, at one rate."""
 
+import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from jaxcl.choices import check_choices
 from jaxcl.data.decoding import Undecodable, read_or_next
-from jaxcl.data.files import list_files, subfolder_labels
+from jaxcl.data.files import BAD_FILE, list_files, subfolder_labels
+from jaxcl.data.parts import joined_groups
 from jaxcl.data.source import THERE, Record, SourceConfig
 from jaxcl.data.tables import ENDINGS as TABLES
 from jaxcl.data.tables import read_columns
@@ -57,12 +59,12 @@ class SoundSource:
         self.label_names = label_names
         self._root = root
         self._config = config
-        self._some_lack_it = not all(self.names)
+        self._with_file = np.flatnonzero([bool(name) for name in self.names])
         self._kept: dict[int, np.ndarray] = {}
         self._left = int(config.keep * 2**30)  # bytes
         self.notices = self._look()
         """What is allowed but probably not meant, in words."""
-        self[next(record for record, name in enumerate(self.names) if name)]
+        self[int(self._with_file[0])]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -76,11 +78,13 @@ class SoundSource:
 
     @functools.cached_property
     def groups(self) -> np.ndarray | None:
-        """[N], equal for files of one name in several folders, where `same` says so."""
+        """[N], equal for files of one name in several folders, where `same` says so; what has no
+        file is of a group of its own."""
         if self._config.same != "name":
             return None
         stems = [os.path.splitext(os.path.basename(name))[0] for name in self.names]
-        return np.unique(stems, return_inverse=True)[1].astype(np.int32)
+        numbers = np.unique(stems, return_inverse=True)[1]
+        return joined_groups([np.where(np.array(stems) == "", -1, numbers)])
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_kept": {}, "_left": int(self._config.keep * 2**30)}
@@ -91,18 +95,19 @@ class SoundSource:
             found[self._config.field] = np.zeros(self._config.samples, np.int16)
             found |= self._beside(record)
             return found
-        read = functools.partial(self._read, share=share)
-        return read_or_next(record, len(self), read, what="sound")
+        place = int(np.searchsorted(self._with_file, record))
+        read = functools.partial(self._read, share=share, own=record)
+        return read_or_next(place, len(self._with_file), read, what="sound")
 
-    def _read(self, record: int, share: float | None) -> Record:
-        if not self.names[record]:
-            raise Undecodable(f"record {record} has no file")
+    def _read(self, place: int, share: float | None, own: int) -> Record:
+        """The sound of a record that has a file, with what else is known of another."""
+        record = int(self._with_file[place])
         window = self._window(record, share)
-        return Record(replaced=False) | {self._config.field: window} | self._beside(record)
+        return Record(replaced=False) | {self._config.field: window} | self._beside(own)
 
     def _beside(self, record: int) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        if self._some_lack_it:
+        if len(self._with_file) < len(self):
             found[f"{self._config.field}{THERE}"] = bool(self.names[record])
         if self.labels is not None:
             found["label"] = self.labels[record]
@@ -116,25 +121,33 @@ class SoundSource:
                 return fitted(
                     read_part(path, config.rate, config.samples, share), config, path, share
                 )
-            kept = to_int16(read_clip(path, config.rate))
-            if kept.nbytes <= self._left:
-                self._left -= kept.nbytes
-                self._kept[record] = kept
+            kept = self._decode(record)
         return fitted(kept, config, path, share)
 
+    def _decode(self, record: int) -> np.ndarray:
+        """All of a file, which is kept where there is room."""
+        clip = to_int16(read_clip(self._path(record), self._config.rate))
+        if clip.nbytes <= self._left:
+            self._left -= clip.nbytes
+            self._kept[record] = clip
+        return clip
+
     def _look(self) -> tuple[str, ...]:
-        """Decodes some files, spread over all."""
-        there = [record for record, name in enumerate(self.names) if name]
-        some = np.linspace(0, len(there) - 1, min(_LOOKED_AT, len(there))).astype(int)
+        """Reads some files, spread over all."""
+        config, count = self._config, len(self._with_file)
+        some = self._with_file[np.linspace(0, count - 1, min(_LOOKED_AT, count)).astype(int)]
         short, loud, bad = [], [], []
-        for record in (there[place] for place in some.tolist()):
+        for record in some.tolist():
             path = self._path(record)
             try:
-                clip = to_int16(read_clip(path, self._config.rate))
+                if config.keep or config.is_whole(path):
+                    clip = self._decode(record)
+                else:
+                    clip = read_part(path, config.rate, config.samples, None)
             except Undecodable as error:
                 bad.append(str(error))
                 continue
-            if len(clip) < self._config.samples:
+            if len(clip) < config.samples:
                 short.append(path)
             if np.mean(np.abs(clip.astype(np.int32)) >= _LOUDEST) > 1e-3:
                 loud.append(path)
@@ -169,8 +182,8 @@ class Sounds(SourceConfig):
 
     wav, flac, ogg, opus, mp3, aiff and au, of any rate, depth and number of channels: resampled,
     and the channels' mean. A file that does not decode, is cut short, holds what is no number, or
-    nothing but silence, is replaced by the next one that does, and its record says so. (A .wav that
-    is cut short does not tell, and is read as far as it goes.)
+    nothing but silence, is replaced by the next one that does, and its record says so. (What is cut
+    short is seen of flac and aiff; wav, ogg and mp3 do not tell, and are read as far as they go.)
 
     Reading takes soundfile and soxr: `pip install "jaxcl[sound]"`.
     """
@@ -215,6 +228,8 @@ class Sounds(SourceConfig):
             be.
         """
         check_choices(self)
+        for package in ("soundfile", "soxr"):
+            import_extra(package, "sound")
         if self.rate < 1 or self.samples < 1 or self.keep < 0:
             raise ValueError(
                 f"rate {self.rate}, seconds {self.seconds:g} and keep {self.keep:g} must be "
@@ -249,15 +264,28 @@ class Sounds(SourceConfig):
             raise ValueError(f"{path} is a table: name its column of labels by label")
         wanted = [self.column, *([] if self.label is None else [self.label])]
         read = read_columns(path, wanted)
-        names = [str(name).strip() for name in read[self.column]]
+        names = [name.strip() if isinstance(name, str) else None for name in read[self.column]]
+        if None in names or any(os.path.isabs(name or "") for name in names):
+            raise ValueError(
+                f"{path}: column {self.column!r} is to hold one path a record, below the table's "
+                "own folder"
+            )
+        names = [name or "" for name in names]
         if not any(names):
             raise ValueError(f"{path}: column {self.column!r} names no file")
+        root = os.path.dirname(path)
+        missing = [name for name in names if name and not os.path.exists(os.path.join(root, name))]
+        if missing:
+            raise ValueError(
+                f"{path}: {len(missing)} of the files that column {self.column!r} names are not "
+                f"there, the first is {missing[0]!r}"
+            )
         labels: np.ndarray | None = None
         label_names: tuple[str, ...] | None = None
         if self.label is not None:
             different, numbers = np.unique(np.asarray(read[self.label]), return_inverse=True)
             labels, label_names = numbers.astype(np.int32), tuple(different.tolist())
-        return SoundSource(os.path.dirname(path), names, labels, label_names, self)
+        return SoundSource(root, [name or "" for name in names], labels, label_names, self)
 
 
 def read_clip(path: str, rate: int) -> np.ndarray:
@@ -266,14 +294,11 @@ def read_clip(path: str, rate: int) -> np.ndarray:
     Raises:
       Undecodable: if it cannot be read, is cut short, is silent, or holds what is no number.
     """
-    soundfile = import_extra("soundfile", "sound")
-    try:
+    info = _info(path)
+    with _decoding(path) as soundfile:
         samples, own_rate = soundfile.read(path, dtype="float32", always_2d=True)
-        expected = soundfile.info(path).frames
-    except (soundfile.SoundFileError, OSError, RuntimeError) as error:
-        raise Undecodable(f"{path} does not decode as sound: {error}") from error
-    if len(samples) < expected or not len(samples):
-        raise Undecodable(f"{path} is cut short: {len(samples)} of {expected} samples")
+    if not len(samples) or (info.format in _SEEKABLE and len(samples) < info.frames):
+        raise Undecodable(f"{path} is cut short: {len(samples)} of {info.frames} samples")
     clip = samples.mean(1)
     _check_numbers(clip, path)
     if _is_silent(clip):
@@ -289,16 +314,13 @@ def read_part(path: str, rate: int, samples: int, share: float | None) -> np.nda
     Raises:
       Undecodable: as `read_clip`.
     """
-    soundfile = import_extra("soundfile", "sound")
     frames = _info(path).frames
     start = _start(frames, samples, share)
-    try:
+    with _decoding(path) as soundfile:
         part, _ = soundfile.read(
             path, dtype="float32", always_2d=True, start=start, stop=min(start + samples, frames)
         )
         last, _ = soundfile.read(path, start=frames - 1)  # of what is cut short there is none
-    except (soundfile.SoundFileError, OSError, RuntimeError) as error:
-        raise Undecodable(f"{path} does not decode as sound: {error}") from error
     if len(part) < min(samples, frames) or not len(last):
         raise Undecodable(f"{path} is cut short")
     clip = part.mean(1)
@@ -346,10 +368,23 @@ def _is_silent(clip: np.ndarray) -> bool:
 
 
 def _info(path: str) -> Any:
-    soundfile = import_extra("soundfile", "sound")
-    try:
+    with _decoding(path) as soundfile:
         return soundfile.info(path)
-    except (soundfile.SoundFileError, OSError, RuntimeError) as error:
+
+
+@contextlib.contextmanager
+def _decoding(path: str) -> Iterator[Any]:
+    """soundfile, whose failures within are the file's; but those of the machine are not."""
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        if error.errno not in BAD_FILE:
+            raise
+        raise Undecodable(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        yield import_extra("soundfile", "sound")
+    except (RuntimeError, ValueError) as error:  # libsndfile's, and sizes that cannot be
         raise Undecodable(f"{path} does not decode as sound: {error}") from error
 
 

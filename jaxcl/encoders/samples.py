@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcl.augment import as_input
+from jaxcl.augment import to_samples
 from jaxcl.choices import check_choices
 
 
@@ -58,7 +58,7 @@ class SampleConvolutions(nn.Module):
                 f"SampleConvolutions takes samples [N, T], T at least {self.field}; got shape "
                 f"{sound.shape}"
             )
-        x = as_input(jnp.asarray(sound))[..., None]
+        x = to_samples(sound)[..., None]
         for layer, (kernel, stride) in enumerate(zip(self.kernels, self.strides, strict=True)):
             x = nn.Conv(
                 self.width,

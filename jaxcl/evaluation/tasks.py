@@ -210,7 +210,8 @@ def _within(name: str, rows: np.ndarray, ids: np.ndarray) -> dict[str, float]:
 class Classes(Task):
     """Whether the features of a field tell labels, by neighbours and by a linear classifier.
 
-    Figures: accuracy of each, fitted on the training records and scored on the others, 0 to 1.
+    Records without the field have no part in it. Figures: accuracy of each, fitted on the training
+    records and scored on the others, 0 to 1.
     """
 
     train: SourceConfig
@@ -238,17 +239,23 @@ class Classes(Task):
                 raise ValueError(
                     f"records have no field {self.field!r}: they have {', '.join(fields)}"
                 )
+        if parts[0].label_names != parts[1].label_names:
+            raise ValueError(
+                f"the train records have the labels {parts[0].label_names}, the test records "
+                f"{parts[1].label_names}: a label has to mean the same in both"
+            )
         return parts
 
     def measure(self, features: FieldFeatures) -> dict[str, float]:
         train, test = self._open()
-        parts = (
-            features(train, self.field),
-            np.asarray(train.labels),
-            features(test, self.field),
-            np.asarray(test.labels),
-        )
-        k = min(self.neighbours, len(train))
+        parts: list[np.ndarray] = []
+        for source in (train, test):
+            rows = _Rows.of(source, self.field)
+            parts += [
+                rows.taken(features(source, self.field)),
+                np.asarray(source.labels)[rows.records],
+            ]
+        k = min(self.neighbours, len(parts[0]))
         return {
             "kNN": knn_accuracy(*parts, k=k, temperature=self.temperature, weights="distance"),
             "linear": linear_probe(*parts).accuracy,

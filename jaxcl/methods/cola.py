@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxcl.choices import check_choices
 from jaxcl.losses import info_nce
-from jaxcl.methods.health import in_batch_health
+from jaxcl.methods.health import in_batch_health, spread_health
 from jaxcl.methods.method import (
     Batch,
     EncoderMethod,
@@ -28,7 +28,8 @@ class COLA(EncoderMethod):
     """COLA (Saeed et al., 2020, section 2): the first window finds the second among all others'.
 
     Views are windows of one sound, as samples or spectrograms. Likeness is x W y with a learned W,
-    or the cosine over a temperature. The authors' projector is `encoders.TanhProjector`.
+    or the cosine over a temperature; the log's accuracy is by the cosine of x W and y. The authors'
+    projector is `encoders.TanhProjector`.
     """
 
     likeness: Literal["bilinear", "cosine"] = "bilinear"
@@ -86,4 +87,5 @@ class COLA(EncoderMethod):
             anchors = product("nd,de->ne", anchors, params["bilinear"]["kernel"])
             options |= {"temperature": 1.0, "similarity": "dot"}
         losses = info_nce(anchors, positives, **options)
-        return losses.mean(), state, in_batch_health(anchors, positives, axis_name)
+        metrics = in_batch_health(anchors, positives, axis_name)
+        return losses.mean(), state, metrics | spread_health(embeddings[0], axis_name)

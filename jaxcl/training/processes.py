@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from jaxcl.extras import MissingExtra
 from jaxcl.training.check_in import check_in
 from jaxcl.training.errors import UserError
 from jaxcl.training.lifeline import Lifeline
@@ -148,7 +149,8 @@ def is_first() -> bool:
 
 @contextlib.contextmanager
 def all_or_none() -> Iterator[None]:
-    """What one process raises within, as `UserError` or `OSError`, all raise: none waits in vain.
+    """What one process raises within, as `UserError`, `OSError` or `MissingExtra`, all raise: none
+    waits in vain.
 
     Every process has to enter and leave it. Alone, it does nothing.
 
@@ -158,7 +160,7 @@ def all_or_none() -> Iterator[None]:
     failure: Exception | None = None
     try:
         yield
-    except (UserError, OSError) as error:
+    except (UserError, OSError, MissingExtra) as error:
         failure = error
     if jax.process_count() > 1:
         texts = _exchange("" if failure is None else str(failure))

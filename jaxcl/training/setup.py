@@ -259,6 +259,12 @@ def _check_texts(source: Source, experiment: Experiment) -> None:
             )
     if isinstance(method, MultiModal) and not method.queue_size:
         return
+    for field in experiment.views.of_each:
+        if f"{field}{THERE}" in source[0]:
+            raise ValueError(
+                f"some records have no {field!r}, and {type(method).__name__} counts every one: "
+                "leave them out of the data"
+            )
     for field, lengths in (getattr(source, "lengths", None) or {}).items():
         empty = int(np.sum(lengths == 0))
         if empty and field in experiment.views.of_each:

@@ -1,6 +1,7 @@
 """Sound files of every kind: what is read of them, drawn, replaced, refused, said."""
 
 import csv
+import errno
 import pickle
 import sys
 import wave
@@ -222,6 +223,31 @@ def test_a_table_names_files_and_some_records_have_none(folder):
     assert both["image"].shape == (4, 4, 1)
 
 
+def test_what_has_no_file_is_of_no_group_and_stands_for_none(folder):
+    rows = [("x", "", "k"), *[("y", "", "k")] * 80, ("z", "b/2.wav", "k"), ("w", "a/1.flac", "k")]
+    config = Sounds(table(folder, rows), rate=RATE, seconds=0.5, column="fr", same="name")
+    source = config.open()
+    assert len(set(source.groups.tolist())) == 83
+    # The file breaks once the source is open: the next that has one stands in, past 81 without.
+    fresh = Sounds(config.path, rate=RATE, seconds=0.5, column="fr", keep=0.0).open()
+    (folder / "a" / "1.flac").write_text("no sound")
+    found = fresh[82]
+    assert found["replaced"]
+    assert found["sound_there"]
+    np.testing.assert_array_equal(found["sound"], fresh[81]["sound"])
+
+
+def test_a_failing_machine_is_no_bad_file(folder, monkeypatch):
+    source = Sounds(str(folder), rate=RATE, seconds=0.5, keep=0.0).open()
+
+    def fail(*_, **__):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("builtins.open", fail)
+    with pytest.raises(OSError, match="Too many open files"):
+        source[0]
+
+
 BAD = {
     "no folder": (lambda f: Sounds(str(f / "none")), FileNotFoundError, "neither a folder"),
     "no sounds": (lambda f: Sounds(str(f / "empty")), ValueError, "holds no sound files"),
@@ -233,6 +259,16 @@ BAD = {
         lambda f: Sounds(table(f, [("x", "", "k")]), column="fr"),
         ValueError,
         "names no file",
+    ),
+    "absolute": (
+        lambda f: Sounds(table(f, [("x", str(f / "a/0.wav"), "k")]), column="fr"),
+        ValueError,
+        "below the table's own folder",
+    ),
+    "missing": (
+        lambda f: Sounds(table(f, [("x", "a/7.wav", "k"), ("y", "a/0.wav", "k")]), column="fr"),
+        ValueError,
+        "1 of the files .* not there, the first is 'a/7.wav'",
     ),
     "labels": (
         lambda f: Sounds(table(f, [("x", "a/0.wav", "k")]), column="fr", labels="subfolders"),

@@ -113,6 +113,23 @@ def test_what_is_no_sound_has_no_spectrum():
         mean_spectra(FRONT)(digits, "image")
 
 
+def test_labels_that_mean_something_else_are_refused(folder):
+    task = experiment(folder).tasks[0]
+    high = data.Sounds(str(folder / "high"), rate=RATE, seconds=0.2)
+    (folder / "high" / "table.csv").write_text("sound,label\n0.wav,other\n1.wav,low\n")
+    other = dataclasses.replace(high, path=str(folder / "high" / "table.csv"), label="label")
+    with pytest.raises(ValueError, match="a label has to mean the same in both"):
+        dataclasses.replace(task, test=other).check(experiment(folder))
+
+
+def test_records_without_a_file_are_no_examples_of_a_method_that_counts_all(folder):
+    rows = ["sound", *(f"low/{number}.wav" for number in range(9)), '""']
+    (folder / "table.csv").write_text("\n".join(rows) + "\n")
+    sounds = data.Sounds(str(folder / "table.csv"), rate=RATE, seconds=0.2)
+    with pytest.raises(UserError, match="some records have no 'sound', and COLA counts every one"):
+        set_up(experiment(folder, data=sounds, tasks=()))
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
