@@ -1,7 +1,8 @@
 """Which language is spoken, learned without labels: COLA on short spoken captions.
 
-`--data.of.path` is a folder with one folder of sound files a language, where a file's name says
-which caption it is. Captions of a fifth of the names are held out, in all languages.
+SPEECH has a folder of sound files for each language, where a file's name says which caption it is:
+change it here, for training and tasks read it. A fifth of the names are held out, in all languages.
+What it reaches is not measured yet.
 """
 
 from jaxcl import augment, data, encoders, methods, training

@@ -1,4 +1,5 @@
-"""Records to batches of numpy arrays: sources of images, and their batches in a seeded order.
+"""Records to batches of numpy arrays: sources of images, texts and sound, and their batches in a
+seeded order.
 
     source = Digits(split="train").open()
     for batch in Batches(source, batch_size=256, seed=0, start=step): ...

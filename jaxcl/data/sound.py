@@ -96,14 +96,14 @@ class SoundSource:
             found |= self._beside(record)
             return found
         place = int(np.searchsorted(self._with_file, record))
-        read = functools.partial(self._read, share=share, own=record)
+        read = functools.partial(self._read, share=share)
         return read_or_next(place, len(self._with_file), read, what="sound")
 
-    def _read(self, place: int, share: float | None, own: int) -> Record:
-        """The sound of a record that has a file, with what else is known of another."""
+    def _read(self, place: int, share: float | None) -> Record:
+        """A record, by its place among those that have a file."""
         record = int(self._with_file[place])
         window = self._window(record, share)
-        return Record(replaced=False) | {self._config.field: window} | self._beside(own)
+        return Record(replaced=False) | {self._config.field: window} | self._beside(record)
 
     def _beside(self, record: int) -> dict[str, Any]:
         found: dict[str, Any] = {}

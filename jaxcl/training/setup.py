@@ -195,7 +195,7 @@ def _set_up(experiment: Experiment, given: Sequence[jax.Device] | None) -> Setup
         *method.check_labels(source.labels, batch_size=train.batch_size),
         *getattr(source, "notices", ()),
     ]
-    _check_texts(source, experiment)
+    _check_fields(source, experiment)
     if train.apart:
         groups = getattr(source, "groups", None)
         if groups is None:
@@ -241,9 +241,10 @@ def _set_up(experiment: Experiment, given: Sequence[jax.Device] | None) -> Setup
     return setup
 
 
-def _check_texts(source: Source, experiment: Experiment) -> None:
+def _check_fields(source: Source, experiment: Experiment) -> None:
     """Raises where tokens of the data are unknown to a network (out of its table, they would be
-    nothing at all), or where a method counts texts that have none."""
+    nothing at all), or where a method counts records that lack a field, or texts that have no
+    tokens."""
     tokens, method = getattr(source, "vocabulary", None) or {}, experiment.method
     takes = networks_of_fields(experiment)
     if not isinstance(method, MultiModal):

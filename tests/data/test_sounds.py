@@ -175,6 +175,25 @@ def bad_files(folder):
     }
 
 
+def test_what_stands_in_for_a_bad_file_brings_its_own_label(folder):
+    (folder / "a" / "1.flac").write_text("no sound")
+    source = Sounds(str(folder), rate=RATE, seconds=0.5, labels="subfolders").open()
+    found = source[1]
+    assert found["replaced"]
+    assert found["label"] == source[2]["label"] == 1
+    np.testing.assert_array_equal(found["sound"], source[2]["sound"])
+
+
+@pytest.mark.parametrize("name", ["a.ogg", "a.opus", "a.mp3", "a.aiff", "a.au", "a.flac"])
+def test_any_format_is_the_same_sound(tmp_path, name):
+    options = {"format": "OGG", "subtype": "OPUS"} if name == "a.opus" else {}
+    soundfile.write(tmp_path / name, tone(1.0), RATE, **options)
+    found = Sounds(str(tmp_path), rate=RATE, seconds=0.5).open()[0]["sound"] / 32768
+    spectrum = np.abs(np.fft.rfft(found * np.hanning(len(found))))
+    assert spectrum.argmax() == 220  # of half a second: 440 Hz
+    np.testing.assert_allclose(np.sqrt(np.mean(found**2)), 0.5 / np.sqrt(2), rtol=0.03)
+
+
 @pytest.mark.parametrize("keep", [0.0, 1.0])
 def test_bad_files_are_replaced_named_and_counted(tmp_path, keep):
     bad = bad_files(tmp_path)
