@@ -299,6 +299,7 @@ def test_a_queue_larger_than_the_data_is_said(tmp_path, capsys):
     assert "larger than the data set (1500 examples)" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow
 def test_a_run_directory_of_another_experiment_names_what_differs(run_dir, capsys):
     options = [*QUICK, "--method.temperature", "0.7"]
     assert main(["train", CONFIG, "--out", str(run_dir), *options]) == 2

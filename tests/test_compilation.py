@@ -60,6 +60,7 @@ def test_a_program_that_was_cut_off_is_compiled_again(tmp_path):
     assert hits == 0
 
 
+@pytest.mark.slow
 def test_one_can_do_without(tmp_path):
     run(tmp_path, JAX_COMPILATION_CACHE_DIR="")
     assert not kept(tmp_path)
@@ -73,6 +74,7 @@ def test_a_folder_that_cannot_be_written_is_left_alone(tmp_path):
     assert not kept(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_file_in_place_of_the_folder_is_left_alone(tmp_path):
     (tmp_path / "jaxcl").write_text("")
     run(tmp_path)
@@ -123,6 +125,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="tunes glibc's allocator")
 def test_freed_memory_is_not_paged_in_anew():
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}

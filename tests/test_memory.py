@@ -71,6 +71,7 @@ def test_donated_state_is_written_in_place():
         assert compiled.memory_analysis().alias_size_in_bytes == held
 
 
+@pytest.mark.slow
 def test_initial_rows_are_unit_and_spread():
     for state in (
         memory.init_queue(jax.random.key(0), 2000, 16),
@@ -189,6 +190,7 @@ def by_cosine(rows, query):
     return np.argsort(-cosines)
 
 
+@pytest.mark.slow
 def test_nearest_and_hardest(state):
     rows = np.asarray(state.embeddings)
     queries = batches([6], 5, seed=1)[0]
@@ -207,6 +209,7 @@ def test_nearest_and_hardest(state):
         np.testing.assert_array_equal(found.embeddings, rows[np.asarray(found.indices)])
 
 
+@pytest.mark.slow
 def test_no_gradient_reaches_queries_or_memory(state):
     queries = jnp.asarray(batches([6], 5, seed=1)[0])
 
@@ -247,6 +250,7 @@ def test_labels_and_ids_lie_beside_their_rows():
         np.testing.assert_array_equal(found, np.stack(expected))
 
 
+@pytest.mark.slow
 def test_age_counts_the_rows_enqueued_since():
     queue = memory.init_queue(jax.random.key(0), SIZE, DIM, ids=True)
     for number in range(23):
@@ -256,6 +260,7 @@ def test_age_counts_the_rows_enqueued_since():
         assert sorted(memory.age(queue).tolist()) == list(range(SIZE))
 
 
+@pytest.mark.slow
 def test_labels_of_all_devices_are_enqueued_in_the_order_of_the_rows():
     start = memory.init_queue(jax.random.key(0), SIZE, DIM, labels=True)
     keys, labels = batches([6])[0], np.arange(6)

@@ -146,6 +146,7 @@ def test_message_says_where_and_by_how_much(arrays):
         check_device_invariance(loss, arrays[0], devices=(4,), mapping=["vmap"])
 
 
+@pytest.mark.slow
 def test_replicated_arrays_and_scalar_losses(arrays):
     def variance(rows, scale, *, axis_name):
         mean = jnp.mean(rows) if axis_name is None else jax.lax.pmean(jnp.mean(rows), axis_name)

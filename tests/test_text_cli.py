@@ -173,6 +173,7 @@ BAD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", BAD)
 def test_bad_commands_are_told_in_a_line(begun, capsys, tmp_path, monkeypatch, case):
     folder = begun

@@ -1,6 +1,11 @@
-"""Networks over samples of sound: strided convolutions to frames, and a recurrence over frames."""
+"""Networks over samples of sound: strided convolutions to frames, and a recurrence over frames.
 
-from typing import Literal
+Both also run in a stream, part by part: called with `carry=()` at its beginning, they return a
+carry beside their outputs, for the call with the next part. All outputs together are those of one
+call with all parts together.
+"""
+
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -39,12 +44,27 @@ class SampleConvolutions(nn.Module):
 
     @nn.compact
     def __call__(
-        self, sound: jax.Array, *, train: bool = False, axis_name: str | None = None
-    ) -> jax.Array:
+        self,
+        sound: jax.Array,
+        *,
+        train: bool = False,
+        axis_name: str | None = None,
+        carry: Any = None,
+    ) -> Any:
         """Maps samples [N, T], int16 or floats from -1 to 1, to frames [N, F, width].
 
+        Args:
+          sound: the samples; in a stream the next ones, however many.
+          train: changes nothing.
+          axis_name: changes nothing.
+          carry: in a stream what the call before returned, () at first; None: the whole sound.
+
+        Returns:
+          The frames; in a stream those that are complete now, and the carry.
+
         Raises:
-          ValueError: for another rank, or clips shorter than a frame.
+          ValueError: for another rank, clips shorter than a frame, or a stream through a norm over
+            all times.
         """
         del train, axis_name
         check_choices(self)
@@ -53,13 +73,26 @@ class SampleConvolutions(nn.Module):
                 f"SampleConvolutions: kernels {self.kernels} and strides {self.strides} are of "
                 "different numbers of layers"
             )
-        if sound.ndim != 2 or sound.shape[1] < self.field:
+        streams = carry is not None
+        if streams and self.norm == "first":
+            raise ValueError(
+                "SampleConvolutions with norm 'first' cannot stream: it normalizes over all times"
+            )
+        if sound.ndim != 2 or (sound.shape[1] < self.field and not streams):
             raise ValueError(
                 f"SampleConvolutions takes samples [N, T], T at least {self.field}; got shape "
                 f"{sound.shape}"
             )
         x = to_samples(sound)[..., None]
+        rests = []
         for layer, (kernel, stride) in enumerate(zip(self.kernels, self.strides, strict=True)):
+            if streams:
+                x = jnp.concatenate([carry[layer], x], axis=1) if carry else x
+                count = max((x.shape[1] - kernel) // stride + 1, 0)
+                rests.append(x[:, count * stride :])
+                if not count:
+                    x = jnp.zeros((len(x), 0, self.width))
+                    continue
             x = nn.Conv(
                 self.width,
                 (kernel,),
@@ -72,7 +105,7 @@ class SampleConvolutions(nn.Module):
             if layer == 0 and self.norm == "first":
                 x = nn.GroupNorm(num_groups=None, group_size=1, epsilon=1e-5, name="norm")(x)
             x = nn.relu(x) if self.activation == "relu" else nn.gelu(x, approximate=False)
-        return x
+        return (x, tuple(rests)) if streams else x
 
     @property
     def field(self) -> int:
@@ -103,8 +136,29 @@ class Recurrence(nn.Module):
 
     @nn.compact
     def __call__(
-        self, frames: jax.Array, *, train: bool = False, axis_name: str | None = None
-    ) -> jax.Array:
-        """Maps frames [N, F, C] to [N, F, width]."""
+        self,
+        frames: jax.Array,
+        *,
+        train: bool = False,
+        axis_name: str | None = None,
+        carry: Any = None,
+    ) -> Any:
+        """Maps frames [N, F, C] to [N, F, width].
+
+        Args:
+          frames: in a stream the next ones.
+          train: changes nothing.
+          axis_name: changes nothing.
+          carry: in a stream what the call before returned, () at first; None: all frames.
+
+        Returns:
+          The outputs; in a stream with the carry.
+        """
         del train, axis_name
-        return jnp.asarray(nn.RNN(nn.GRUCell(self.width), name="gru")(frames))
+        cells = nn.RNN(nn.GRUCell(self.width), name="gru")
+        if carry is None:
+            return jnp.asarray(cells(frames))
+        if not frames.shape[1]:
+            return jnp.zeros((len(frames), 0, self.width)), carry
+        after, outputs = cells(frames, initial_carry=carry[0] if carry else None, return_carry=True)
+        return outputs, (after,)

@@ -1,5 +1,6 @@
 """Losses as pure functions, from embeddings to one value per anchor: take the mean."""
 
+from jaxcl.losses.bilinear import bilinear_nce
 from jaxcl.losses.clusters import dino, sinkhorn, swav, update_center
 from jaxcl.losses.contrastive import info_nce, nt_xent
 from jaxcl.losses.covariance import mmcr, tico, w_mse
@@ -27,8 +28,10 @@ from jaxcl.losses.scales import (
     init_scale_and_bias,
     learnable_temperature,
 )
+from jaxcl.losses.speakers import ge2e
 from jaxcl.losses.spread import alignment, koleo, uniformity
 from jaxcl.losses.supervised import sup_con
+from jaxcl.losses.times import hierarchical, time_nce
 from jaxcl.losses.triplet import distance_difference, triplet
 
 __all__ = [
@@ -37,6 +40,7 @@ __all__ = [
     "ScaleAndBias",
     "alignment",
     "barlow_twins",
+    "bilinear_nce",
     "circle",
     "clip",
     "dcl",
@@ -44,8 +48,10 @@ __all__ = [
     "dino",
     "distance_difference",
     "distance_weighted_pairs",
+    "ge2e",
     "hard_nt_xent",
     "hard_pairs",
+    "hierarchical",
     "info_nce",
     "init_learnable_temperature",
     "init_scale_and_bias",
@@ -68,6 +74,7 @@ __all__ = [
     "sup_con",
     "swav",
     "tico",
+    "time_nce",
     "triplet",
     "uniformity",
     "update_center",

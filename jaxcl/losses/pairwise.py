@@ -52,14 +52,21 @@ class LabelledRows(NamedTuple):
 
     def distances(self, distance: str, axis_name: AxisName | None) -> jax.Array:
         """[N, G], by a name of `jaxcl.losses.distances`."""
-        check_choice("distance", distance, DISTANCES)
-        if distance == "cosine":
-            return 1 - self.similarities("cosine", axis_name)
-        rows = prepare(self.embeddings, "dot", self.where)
-        squared = _squared_distances(rows, gather_rows(rows, axis_name))
-        if distance == "squared_euclidean":
-            return squared
-        return root(squared)
+        return distances_to_all(self.embeddings, distance, axis_name, self.where)
+
+
+def distances_to_all(
+    rows: jax.Array, distance: str, axis_name: AxisName | None, where: jax.Array | None = None
+) -> jax.Array:
+    """Distances [N, G] of rows [N, D] to those of all devices, by a name of
+    `jaxcl.losses.distances`; rows that do not count are zero."""
+    check_choice("distance", distance, DISTANCES)
+    if distance == "cosine":
+        rows = prepare(rows, "cosine", where)
+        return 1 - similarity_logits(rows, gather_rows(rows, axis_name), None, Pairs())
+    rows = prepare(rows, "dot", where)
+    squared = _squared_distances(rows, gather_rows(rows, axis_name))
+    return squared if distance == "squared_euclidean" else root(squared)
 
 
 @jax.custom_vjp

@@ -1,14 +1,14 @@
 """COLA: two windows of one sound, against those of others, by a learned product."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxcl.choices import check_choices
-from jaxcl.losses import info_nce
+from jaxcl.losses import bilinear_nce, info_nce
 from jaxcl.methods.health import in_batch_health, spread_health
 from jaxcl.methods.method import (
     Batch,
@@ -82,10 +82,11 @@ class COLA(EncoderMethod):
         axis_name: str | None = None,
     ) -> tuple[jax.Array, EncoderState, Metrics]:
         anchors, positives = embeddings
-        options: dict[str, Any] = {"axis_name": axis_name, "temperature": self.temperature}
         if self.likeness == "bilinear":
-            anchors = product("nd,de->ne", anchors, params["bilinear"]["kernel"])
-            options |= {"temperature": 1.0, "similarity": "dot"}
-        losses = info_nce(anchors, positives, **options)
+            weights = params["bilinear"]["kernel"]
+            losses = bilinear_nce(anchors, positives, weights, axis_name=axis_name)
+            anchors = product("nd,de->ne", anchors, weights)
+        else:
+            losses = info_nce(anchors, positives, temperature=self.temperature, axis_name=axis_name)
         metrics = in_batch_health(anchors, positives, axis_name)
         return losses.mean(), state, metrics | spread_health(embeddings[0], axis_name)

@@ -74,6 +74,7 @@ def test_functions_equal_torchvision(case):
     np.testing.assert_allclose(found, expected(case), rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "function"), [("AutoContrast", augment.autocontrast), ("Equalize", augment.equalize)]
 )
@@ -172,6 +173,7 @@ def test_auto_augment_draws_pairs_with_their_probabilities(policy):
                 assert {*found} <= {*np.abs(table[operation, [*levels]])}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "transform",
     [
@@ -196,6 +198,7 @@ def test_each_image_of_a_batch_gets_the_operations_that_it_drew(transform):
     assert 0 <= found.min() <= found.max() <= 1
 
 
+@pytest.mark.slow
 def test_fill_is_what_stands_outside():
     moved = apply_operation(jnp.asarray(IMAGE), Operation.TRANSLATE_X, 5.0, fill=0.5)
     np.testing.assert_allclose(moved[:, :5], 0.5, atol=1e-6)
@@ -245,6 +248,7 @@ def test_supcon_prints_the_published_parameters():
     assert "RandAugment(num_ops=2, magnitude=5, num_magnitude_bins=31, fill=0.0)" in str(stacked)
 
 
+@pytest.mark.slow
 def test_supcon_survives_the_config_file_and_small_crops():
     views = augment.multi_crop(augment.supcon(16, augment.AutoAugment("cifar10")), 8, crops=1)
     assert from_data(to_data(views)) == views

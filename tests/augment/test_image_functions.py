@@ -68,6 +68,7 @@ def test_hue_of_colours_that_tie_and_of_greys():
     np.testing.assert_allclose(turned, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_whole_box_at_its_own_size_is_the_image():
     image = GOLDEN["image"][0]
     for method in ("bilinear", "bicubic"):
@@ -75,6 +76,7 @@ def test_whole_box_at_its_own_size_is_the_image():
         np.testing.assert_allclose(same, image, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(12, 9, 3), (9, 12, 5)])
 def test_any_channels_and_not_square(shape: tuple[int, int, int]):
     """Crop, blur, flip, solarize and normalize treat each channel alone."""

@@ -214,6 +214,7 @@ def test_views_do_not_depend_on_how_the_batch_is_split(draw, pictures):
         np.testing.assert_array_equal(view, np.concatenate([first, second]))
 
 
+@pytest.mark.slow
 def test_same_key_same_views_other_keys_other_views(draw, pictures):
     same = np.broadcast_to(pictures[:1], pictures.shape)
     first, second = draw(KEY, same, np.arange(8))

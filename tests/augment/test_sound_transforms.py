@@ -51,6 +51,7 @@ def test_a_shift_moves_silence_in():
     assert seen == set(range(-4, 5))
 
 
+@pytest.mark.slow
 def test_stretches_are_blanked_by_the_mean():
     image = jax.random.normal(KEY, (30, 12, 1))
     one = augment.SpecAugment(times=1, time_width=6, pitches=1, pitch_width=3)

@@ -66,6 +66,7 @@ def test_a_spectrum_is_the_definitions(golden):
     assert len(found) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ends", ["zeros", "reflect", "none"])
 def test_frames_are_counted(ends):
     front = dataclasses.replace(OF_25_MS, ends=ends)
@@ -80,6 +81,7 @@ def test_samples_of_no_known_range_are_refused():
         OF_25_MS.of(np.ones(800, np.int32))
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_finite_differences():
     random = np.random.default_rng(1)
     samples = random.normal(size=300)
@@ -100,6 +102,7 @@ def test_gradients_are_those_of_finite_differences():
         np.testing.assert_allclose(found[place], wanted, rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_silence_has_finite_gradients():
     gradient = jax.grad(lambda x: OF_25_MS.of(x).sum())(jnp.zeros(800))
     assert np.isfinite(gradient).all()

@@ -35,6 +35,7 @@ def test_deleting_takes_each_token_alike_and_moves_up():
         np.testing.assert_array_equal(row, [*left, *[-1] * (24 - len(left))])
 
 
+@pytest.mark.slow
 def test_neither_draws_by_how_far_a_text_is_padded():
     longer = jnp.pad(TOKENS, (0, 8), constant_values=-1)
     for transform in (augment.MaskTokens(0.4), augment.DeleteTokens(0.4)):
@@ -50,6 +51,7 @@ def test_one_of_several_texts_is_one_that_is_there():
     np.testing.assert_array_equal(augment.OneOf()(KEY, jnp.full((3, 2), -1)), [-1, -1])
 
 
+@pytest.mark.slow
 def test_views_of_fields():
     views = augment.Views(
         (augment.RandomResizedCrop(4), augment.Unchanged()), fields=("image", "text")

@@ -105,6 +105,7 @@ def test_crops_prints_what_it_was_asked_for():
     assert str(options) == printed(full, full)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "views",
     [
@@ -124,6 +125,7 @@ def test_grey_pictures_of_any_shape(views):
     assert np.abs(first - second).max() > 0.05
 
 
+@pytest.mark.slow
 def test_mean_and_std_normalize():
     plain = augment.moco_v1(8, mean=None).views[0]
     normal = augment.moco_v1(8).views[0]

@@ -85,6 +85,7 @@ def test_order_is_the_same_on_every_machine():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("records", [2, 23, 1000, 70_000])
 def test_order_is_that_of_grains_shuffle(records):
     hashed = int(np.random.SeedSequence(3).generate_state(1)[0])
@@ -155,6 +156,7 @@ def folder(tmp_path):
     return Folder(str(tmp_path)).open()
 
 
+@pytest.mark.slow
 def test_workers_change_nothing_and_end_when_closed(folder):
     replaced = 0
     with contextlib.closing(iter(Batches(folder, 3, seed=5, start=3, workers=2))) as batches:
@@ -190,6 +192,7 @@ def test_the_records_of_a_batch_are_read_at_the_same_time():
     assert len(batch_at(source, 0, batch_size=4, seed=0, threads=2)["index"]) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_errors_reach_the_consumer(folder, tmp_path, workers):
     Image.new("L", (5, 4)).save(tmp_path / "6.png")

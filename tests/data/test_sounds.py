@@ -51,6 +51,7 @@ def test_files_of_a_folder_are_records(folder):
     assert source.notices == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [0.0, 1.0])
 @pytest.mark.parametrize("name", ["a.wav", "a.flac"])
 def test_windows_are_drawn_from_everywhere_evenly(tmp_path, name, keep):

@@ -86,6 +86,7 @@ def prepared(tmp_path_factory):
     return run.stdout.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_reads_what_was_prepared(prepared):
     source = TFDS(prepared, label="number").open()
     assert len(source) == 12

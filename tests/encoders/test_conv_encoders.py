@@ -32,6 +32,7 @@ def test_convnext_has_as_many_parameters_as_timms(size, first, third, timm):
     assert count(ConvNeXt(size), 64) == total == timm
 
 
+@pytest.mark.slow
 def test_wide_resnets_have_as_many_parameters_as_their_layers():
     def layers(depth, factor):
         total, width = 3 * 9 * 16, 16

@@ -21,13 +21,14 @@ KEY = jax.random.key(0)
 IMAGES = np.random.default_rng(0).uniform(size=(4, 16, 16, 3)).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("encoder", "side"),
     [
         (SmallCNN((4, 8), batch_norm_groups=2), 8),
-        pytest.param(ResNet(18, stem="cifar", width=2), 2, marks=pytest.mark.slow),
-        pytest.param(ConvNeXt(width=8, depths=(1, 1), patch=2), 4, marks=pytest.mark.slow),
-        pytest.param(WideResNet(10, factor=1), 4, marks=pytest.mark.slow),
+        (ResNet(18, stem="cifar", width=2), 2),
+        (ConvNeXt(width=8, depths=(1, 1), patch=2), 4),
+        (WideResNet(10, factor=1), 4),
     ],
     ids=["small cnn", "resnet", "convnext", "wide resnet"],
 )
@@ -54,6 +55,7 @@ def test_features_are_the_mean_of_the_map(encoder, side):
     same(features, pooled)
 
 
+@pytest.mark.slow
 def test_running_statistics_serve_outside_training():
     encoder = SmallCNN((4,), pool=False)
     variables = encoder.init(KEY, IMAGES)

@@ -55,6 +55,7 @@ def test_mlp_computes_dense_layers_with_relu_between():
     np.testing.assert_allclose(mlp.apply(variables, x), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_first_layers_take_the_parameters_of_the_whole():
     head = encoders.simclr_v2_projector(4, hidden=6)
     x = jax.random.normal(KEY, (8, 5))
@@ -68,6 +69,7 @@ def test_first_layers_take_the_parameters_of_the_whole():
         head.first_layers(4)
 
 
+@pytest.mark.slow
 def test_small_cnn_halves_the_image_and_pools():
     images = jax.random.normal(KEY, (2, 28, 28, 1))
     cnn = SmallCNN((4, 8), pool=False)

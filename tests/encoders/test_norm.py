@@ -26,6 +26,7 @@ def apply(norm, x, axis_name=None):
     return norm.apply(VARIABLES, x, train=True, axis_name=axis_name, mutable=["batch_stats"])
 
 
+@pytest.mark.slow
 def test_training_normalizes_by_the_batch_and_updates_as_pytorch():
     y, updated = apply(BatchNorm(), X)
     np.testing.assert_allclose(y, normalized(X), atol=1e-4)
@@ -40,6 +41,7 @@ def test_evaluation_normalizes_by_the_running_statistics():
     np.testing.assert_allclose(y, (X - 0.5) / np.sqrt(2.0 + 1e-5), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_groups_normalize_consecutive_rows_apart():
     y, updated = apply(BatchNorm(groups=4), X)
     expected = np.concatenate([normalized(part) for part in np.split(X, 4)])
@@ -66,6 +68,7 @@ def test_a_mean_far_from_zero_costs_no_digits_once_the_running_one_is_near():
     assert np.abs(first - normalized(far)).max() > 0.05  # what the distance would cost
 
 
+@pytest.mark.slow
 def test_a_few_values_far_from_the_running_mean_cost_no_digits():
     far = (X[:4, 0] / 100 + 30).astype(np.float32)
     for groups in (None, 2):
@@ -75,6 +78,7 @@ def test_a_few_values_far_from_the_running_mean_cost_no_digits():
         np.testing.assert_allclose(y[:, None], expected, atol=2e-3)  # 30 has steps of 2e-6
 
 
+@pytest.mark.slow
 def test_a_constant_has_no_variance_and_finite_gradients():
     def total(x):
         y, updated = apply(BatchNorm(), x)
@@ -99,6 +103,7 @@ def test_both_moments_cross_devices_at_once():
     assert [(each.kind, each.bytes) for each in found] == [("all-reduce", 2 * 4 * 4)] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [2, 8])
 def test_across_devices_equals_the_global_batch(devices):
     def local(x):
@@ -116,6 +121,7 @@ def test_across_devices_equals_the_global_batch(devices):
             )
 
 
+@pytest.mark.slow
 def test_one_group_a_device_equals_groups_on_one_device():
     def local(x):
         return apply(BatchNorm(groups=1), x, axis_name="d")

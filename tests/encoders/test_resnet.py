@@ -57,7 +57,8 @@ def formula_leaf(path, leaf):
     return formula_weights(torch_name(path), shape)
 
 
-@pytest.mark.parametrize("depth", [18, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [18, 50])
 def test_outputs_are_torchvisions_at_the_same_weights(depth):
     golden = np.load(REFERENCE / "resnet.npz")
     encoder = ResNet(depth)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from jaxcl.encoders.scales import LearnableTemperature, SigmoidScaleAndBias
 from jaxcl.losses.image_text import clip, siglip
@@ -48,6 +49,7 @@ def test_clip_learns_the_temperature():
     np.testing.assert_allclose(read[-1], np.log(100), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_siglip_takes_scale_and_bias():
     module = SigmoidScaleAndBias()
     read, variables = module.init_with_output(jax.random.key(0))

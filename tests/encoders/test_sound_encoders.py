@@ -12,6 +12,7 @@ FRONT = augment.LogMel(mels=16, mean=-30.0, std=20.0)
 SAMPLES = np.random.default_rng(0).integers(-9_000, 9_000, (3, 1_600)).astype(np.int16)
 
 
+@pytest.mark.slow
 def test_samples_pass_the_front_and_spectrograms_do_not():
     inner = encoders.SmallCNN((4, 8))
     encoder = encoders.OnSpectrogram(inner, FRONT)
@@ -43,6 +44,7 @@ def test_another_rank_is_said(shape):
         encoders.OnSpectrogram(encoders.MLP((4,)), FRONT).init(KEY, jnp.ones(shape))
 
 
+@pytest.mark.slow
 def test_the_tanh_head_is_its_definition():
     head = encoders.TanhProjector(5)
     inputs = jax.random.normal(KEY, (4, 7))

@@ -158,6 +158,7 @@ def test_a_text_without_tokens_has_features_0_and_finite_gradients(name):
     chex.assert_tree_all_finite(grads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "sees_later"), [("bert", True), ("clip", False)])
 def test_who_sees_what_comes_later(name, sees_later):
     encoder = VARIANTS[name].clone(pool="none")
@@ -167,6 +168,7 @@ def test_who_sees_what_comes_later(name, sees_later):
     assert bool(jnp.abs(before - after).max() > 1e-3) is sees_later
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bert", "modern"])
 def test_order_matters(name):
     encoder = VARIANTS[name]
@@ -175,6 +177,7 @@ def test_order_matters(name):
     assert float(jnp.abs(turned - apply(encoder, variables, TOKENS[:1])).max()) > 1e-2
 
 
+@pytest.mark.slow
 def test_token_types_are_added():
     encoder = VARIANTS["bert"]
     variables = init(encoder)
@@ -187,6 +190,7 @@ def test_token_types_are_added():
     assert float(jnp.abs(ones - plain).max()) > 1e-2
 
 
+@pytest.mark.slow
 def test_rotary_products_hang_on_the_distance_alone():
     query, key = jax.random.normal(KEY, (2, 1, 1, 1, 8))
     turned = [rotate(jnp.broadcast_to(x, (1, 9, 1, 8)))[0, :, 0] for x in (query, key)]
@@ -212,6 +216,7 @@ def test_pooling_is_numpys(pool):
     np.testing.assert_allclose(pool_tokens(jnp.asarray(x), there, pool), expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_attention_with_dropout_is_attention_where_nothing_drops():
     """The rate is so small that no weight of so few is dropped."""
     for name in ("bert", "clip"):
@@ -221,6 +226,7 @@ def test_attention_with_dropout_is_attention_where_nothing_drops():
         np.testing.assert_allclose(dropping, apply(encoder, variables, TOKENS), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rates", [(0.5, 0.0), (0.0, 0.5)])
 def test_dropout_drops_while_training_only_and_averages_out(rates):
     encoder = VARIANTS["bert"].clone(dropout=rates[0], attention_dropout=rates[1], depth=1)

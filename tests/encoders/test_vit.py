@@ -109,6 +109,7 @@ def test_outputs_are_torchvisions_at_the_same_weights():
     np.testing.assert_allclose(features, golden, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_remat_and_the_frozen_patch_embedding_change_no_value():
     plain = ViT(**SMALL)
     variables = jax.jit(plain.init)(KEY, IMAGES)
@@ -129,6 +130,7 @@ def test_remat_and_the_frozen_patch_embedding_change_no_value():
     np.testing.assert_allclose(without["pos_embed"], wanted["pos_embed"], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_frozen_patch_embedding_learns_within_a_method():
     """As every method applies it: in training, its batch statistics to be written."""
     encoder = ViT(frozen_patch_embedding=True, **SMALL)
@@ -195,6 +197,7 @@ def test_fixed_positions_are_waves_of_row_and_column():
         np.testing.assert_allclose(found[row, column], np.concatenate(wanted), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_dropped_paths_need_a_key_and_keep_their_mean():
     encoder = ViT(drop_path=0.5, pool="mean", **SMALL)
     variables = encoder.init(KEY, IMAGES)
@@ -220,6 +223,7 @@ def test_drop_path_keeps_the_expectation_and_rates_grow():
         DropPath(1.0).apply({}, branch, train=False)
 
 
+@pytest.mark.slow
 def test_mean_pooling_without_positions_ignores_the_order_of_patches():
     encoder = ViT(pool="mean", **SMALL)
     params = jax.jit(encoder.init)(KEY, IMAGES)["params"]
@@ -241,6 +245,7 @@ def test_parameters_for_224_pixels_serve_96():
     assert np.isfinite(features).all()
 
 
+@pytest.mark.slow
 def test_bfloat16():
     encoder = ViT(dtype="bfloat16", **SMALL)
     variables = encoder.init(KEY, IMAGES)

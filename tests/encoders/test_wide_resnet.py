@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from jaxcl.encoders import WideResNet
 
@@ -17,6 +18,7 @@ def convolve(x, kernel, stride=1):
     return np.einsum("nhwcij,ijco->nhwo", windows[:, ::stride, ::stride], kernel)
 
 
+@pytest.mark.slow
 def test_features_are_the_definitions():
     encoder = WideResNet(10, factor=2)
     images = jax.random.normal(KEY, (2, 9, 8, 3))  # an odd side tells paddings apart

@@ -78,6 +78,7 @@ def test_values_and_gradients_are_those_of_the_definition(shape, part, monkeypat
         np.testing.assert_allclose(ours, exact, rtol=0, atol=5e-6 * largest)
 
 
+@pytest.mark.slow
 def test_tiles_serve_where_there_are_enough():
     """Of a program's multiplications a quarter is left, and what carries there and back."""
 
@@ -91,6 +92,7 @@ def test_tiles_serve_where_there_are_enough():
     assert flops(32, 16) > 0.75
 
 
+@pytest.mark.slow
 def test_derivatives_of_derivatives_and_forward_ones(monkeypatch):
     monkeypatch.setattr(winograd, "_TILES", 1)
     images, kernel, outputs = arrays(2, 4, 4, 64, 64)
@@ -166,6 +168,7 @@ def test_a_precision_that_is_asked_for_is_kept():
     assert "DEFAULT" not in program
 
 
+@pytest.mark.slow
 def test_it_runs_without_jit_and_exports_any_batch():
     images, kernel, _ = arrays(4, 8, 8, 16, 16)
     compiled = jax.jit(gradients)(images, kernel)

@@ -34,6 +34,7 @@ def test_tiles_are_pictures_and_their_views_unnormalized():
         assert np.all(tile(sheet, 6 + 70 * 3 + 32, top, 32) == 255)  # beside the small crop
 
 
+@pytest.mark.slow
 def test_small_grey_pictures_are_enlarged():
     source = data.Digits("test").open()
     sheet = contact_sheet(source, augment.crops(8), examples=3)
@@ -66,6 +67,7 @@ def config(tmp_path):
     return str(path)
 
 
+@pytest.mark.slow
 def test_the_command_draws_and_prints_the_recipe(config, tmp_path, capsys):
     out = tmp_path / "sheet.png"
     assert main(["views", config, "--out", str(out), "--examples", "2", "--seed", "3"]) == 0
@@ -75,6 +77,7 @@ def test_the_command_draws_and_prints_the_recipe(config, tmp_path, capsys):
     assert "2 examples" in printed
 
 
+@pytest.mark.slow
 def test_dotted_options_change_what_is_drawn(config, tmp_path, capsys):
     out = tmp_path / "sheet.png"
     command = ["views", config, "--out", str(out), "--examples"]
@@ -83,6 +86,7 @@ def test_dotted_options_change_what_is_drawn(config, tmp_path, capsys):
     assert main([*command, "297", "--data.split", "test"]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [

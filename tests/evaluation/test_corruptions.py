@@ -45,6 +45,7 @@ def test_results_are_images_that_grow_worse(name):
     assert errors[-1] > errors[0] or name in ("saturate", "jpeg_compression")
 
 
+@pytest.mark.slow
 def test_noises_have_their_strengths():
     large = np.full((256, 256, 1), 0.5, np.float32)
     noise = corrupt("gaussian_noise", large, 1) - 0.5

@@ -112,6 +112,7 @@ def small_problem():
     return network, weights, images, labels
 
 
+@pytest.mark.slow
 def test_with_decay_zero_it_is_softmax_regression_on_frozen_features():
     """One batch, no view: the head follows gradient descent as NumPy does it."""
     network, weights, images, labels = small_problem()

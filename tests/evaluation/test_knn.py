@@ -120,6 +120,7 @@ def test_memory_grows_with_the_block_not_with_queries_times_features():
     assert temporaries(1024) < 3 * 4 * 1024 * (1024 + k)
 
 
+@pytest.mark.slow
 def test_features_are_read_a_tile_at_a_time(tmp_path):
     """From a file that is mapped, without a copy of it in memory."""
     np.save(tmp_path / "features.npy", random_features(200_000, width=40))

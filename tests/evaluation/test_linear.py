@@ -11,6 +11,7 @@ TRAIN, TEST = DIGITS.data[:1400], DIGITS.data[1400:]
 TRAIN_LABELS, TEST_LABELS = DIGITS.target[:1400], DIGITS.target[1400:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("l2", [1.0, 1e-2])
 def test_fit_is_scikit_learns(l2):
     ours = fit_linear(TRAIN, TRAIN_LABELS, l2=l2, tolerance=1e-6)
@@ -55,6 +56,7 @@ def test_units_of_the_features_do_not_matter():
     assert moved.accuracy == pytest.approx(plain.accuracy, abs=1.5 / len(TEST))
 
 
+@pytest.mark.slow
 def test_sweep_chooses_on_the_split_and_refits_on_everything():
     probe = linear_probe(TRAIN, TRAIN_LABELS, TEST, TEST_LABELS, l2=(1e-3, 1e3, 1e-1), seed=3)
     assert list(probe.validation_accuracy) == [1e3, 1e-1, 1e-3]

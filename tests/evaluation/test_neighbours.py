@@ -33,6 +33,7 @@ def draw(path, **changes):
     return path
 
 
+@pytest.mark.slow
 def test_frames_say_right_and_wrong(tmp_path):
     same = {"labels": np.zeros(40, int), "query_labels": np.zeros(3, int)}
     right = draw(tmp_path / "right.png", **same)
@@ -85,6 +86,7 @@ def test_equal_sheets_are_equal_bytes(tmp_path):
     assert first.read_bytes() == second.read_bytes()
 
 
+@pytest.mark.slow
 def test_importing_evaluation_imports_neither_matplotlib_nor_scikit_learn_nor_rich():
     program = (
         "import sys; import jaxcl.evaluation; "

@@ -49,6 +49,7 @@ def report():
     return measure()
 
 
+@pytest.mark.slow
 def test_every_score_is_that_of_its_function(report):
     raw, untrained = report.scores["raw input"], report.scores["untrained encoder"]
     parts = RANDOM[0], TRAIN_LABELS, RANDOM[1], TEST_LABELS

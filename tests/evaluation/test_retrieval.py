@@ -92,6 +92,7 @@ def test_bad_input_is_named(change, message):
         recall_at_k(**arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (SHARED_DATA / "emoji.npz").exists(),
     reason="needs emoji.npz (set JAXCL_SHARED_DATA to its folder)",

@@ -57,6 +57,7 @@ def slow_retrieval(queries, query_ids, found, found_ids):
     return (ranks == 1).mean(), (ranks <= 5).mean(), (1 / ranks).mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [False, True], ids=["apart", "groups"])
 def test_retrieval_is_query_by_query_of_what_is_there(shared):
     count = 40

@@ -27,6 +27,7 @@ OWN = RANDOM.normal(size=(N, M, D)).astype(np.float32)
 MEMORY = list(RANDOM.normal(size=(2, M, D)).astype(np.float32))
 CENTER = RANDOM.normal(size=D).astype(np.float32)
 WEIGHTS = RANDOM.normal(size=(D, D)).astype(np.float32)
+SERIES = RANDOM.normal(size=(2, N, 5, D)).astype(np.float32)
 STATE = np.eye(D, dtype=np.float32) + np.float32(0.3)
 SAME = np.array([1, 0, 0, 1, 1, 0, 1, 0, 0, 1, 1, 0, 1, 0, 0, 1], bool)
 # Classes are spread over devices; the rows of 6 and 8 have no positive.
@@ -248,6 +249,35 @@ CASES = {
         sharp={"logit_scale": 6.9, "logit_bias": -100.0},
     ),
     "n_pairs": Case(losses.n_pairs, {"anchors": X, "positives": Y}),
+    "bilinear_nce": Case(
+        losses.bilinear_nce, {"anchors": X, "positives": Y}, whole={"weights": WEIGHTS}
+    ),
+    "ge2e": with_labels(
+        losses.ge2e,
+        scalars={"scale": 3.0},
+        sharp={"scale": 1e3},
+        options={"bias": -1.0},  # which "softmax" does not depend on
+        ignores_length=True,
+    ),
+    "ge2e contrast": with_labels(
+        losses.ge2e,
+        scalars={"scale": 3.0, "bias": -1.0},
+        sharp={"scale": 1e3},
+        options={"contrast": "contrast"},
+        ignores_length=True,
+        is_fast=False,
+    ),
+    "time_nce": Case(
+        losses.time_nce,
+        {"earlier": X, "later": Y, "last": Z},
+        {"temperature": 0.7},
+        sharp=LOW_TEMPERATURE,
+    ),
+    "hierarchical": Case(
+        losses.hierarchical,
+        {"z0": SERIES[0], "z1": SERIES[1]},
+        {"alpha": 0.4},
+    ),
     "triplet": Case(losses.triplet, {"anchor": X, "positive": Y, "negative": Z}, {"margin": 0.5}),
     "triplet cosine": Case(
         losses.triplet,

@@ -56,6 +56,7 @@ def crosses_devices(case):
 ON_TWO = {"nt_xent", "lifted_structure", "vicreg"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", parameters(CASES, crosses_devices))
 def test_vmapped_devices(name):
     case = masked(CASES[name])
@@ -64,12 +65,14 @@ def test_vmapped_devices(name):
 
 
 # One of each way to reduce similarities: what else a loss does, it does for every backend alike.
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["info_nce", "sup_con", "siglip"])
 def test_a_ring_of_vmapped_devices(name):
     """Against one device's tiles."""
     check(masked(CASES[name]), "ring", mapping=["vmap"], devices=[8])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["nt_xent", "vicreg"])
 def test_devices(name):
     backend = "ring" if CASES[name].takes("backend") else None
@@ -99,6 +102,7 @@ def test_what_is_handed_on(name, with_masks):
     check(case, mapping=["shard_map"], devices=[8])
 
 
+@pytest.mark.slow
 def test_masks_are_split_by_rows():
     """Of given masks each device has the rows of its anchors, whole."""
     pairs = hard_pairs(X, LABELS)

@@ -166,6 +166,7 @@ def test_permuting_rows_permutes_losses(draws):
     check(nt_xent(y, x), jnp.concatenate([second, first]))
 
 
+@pytest.mark.slow
 def test_gradients_by_finite_differences(draws):
     with jax.enable_x64(True):
         x, y, own = (jnp.asarray(draws[name]) for name in ("x", "y", "own"))

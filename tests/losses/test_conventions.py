@@ -73,6 +73,11 @@ def changed(arrays, change):
     return {part: map_floats(change, arrays[part]) for part in arrays}
 
 
+def by_row(values, x):
+    """[N] values for an array [N, ...]."""
+    return values.reshape(-1, *[1] * (x.ndim - 1))
+
+
 def with_first(rows, change):
     """Rows of which the first array is changed."""
     first, *others = rows
@@ -99,7 +104,7 @@ def entries_of(case):
         "extreme one row counts": {"where": ONE},
         "nan": {"rows": with_first(case.rows, lambda x: put(x, 2, np.nan))},
         "permuted": {"rows": jax.tree.map(lambda x: x[ORDER], case.rows)},
-        "other lengths": {"rows": with_first(case.rows, lambda x: x * LENGTHS[:, None])},
+        "other lengths": {"rows": with_first(case.rows, lambda x: x * by_row(LENGTHS, x))},
     }
     for dtype in HALF:
         for scale, factor in SCALES.items():
@@ -352,6 +357,7 @@ def test_every_scalar_is_listed(name):
     assert scalars == set(case.scalars) | {o for o in case.options if o in scalars}
 
 
+@pytest.mark.slow
 def test_numpy_inputs_are_taken():
     inputs = ARRAYS[:2]
     np.testing.assert_array_equal(

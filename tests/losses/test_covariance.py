@@ -98,6 +98,7 @@ def numpy_w_mse(views):
     return sum(np.sum((white[i] - white[j]) ** 2, axis=1) for i, j in pairs) / len(pairs)
 
 
+@pytest.mark.slow
 def test_w_mse_equation():
     def mean_loss(views):
         values = w_mse(views, epsilon=0.0)

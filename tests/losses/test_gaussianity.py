@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcl import losses
 
@@ -34,6 +35,7 @@ def test_of_collapsed_rows_it_is_the_closed_form():
     np.testing.assert_allclose(found, 5 * wanted, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_expectation_for_gaussian_rows_does_not_grow_with_their_number():
     """E|phi_N - phi|^2 = (1 - exp(-t^2)) / N, so N drops out of N times its integral."""
     t = np.linspace(-3, 3, 33)
@@ -49,6 +51,7 @@ def test_expectation_for_gaussian_rows_does_not_grow_with_their_number():
         np.testing.assert_allclose(np.mean([*map(draw, range(40))]), wanted, rtol=0.15)
 
 
+@pytest.mark.slow
 def test_descent_makes_rows_gaussian():
     @jax.jit
     def step(rows, key):

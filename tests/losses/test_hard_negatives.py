@@ -57,6 +57,7 @@ def test_equals_the_algorithm(tau_plus, beta, masked):
     np.testing.assert_allclose(found, wanted, rtol=5e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_without_either_correction_it_is_nt_xent():
     found = hard_nt_xent(*VIEWS, temperature=0.3, tau_plus=0.0, beta=0)
     np.testing.assert_allclose(found, jax.jit(losses.nt_xent)(*VIEWS, temperature=0.3), rtol=1e-5)

@@ -148,6 +148,7 @@ def test_n_pairs_of_classes():
     np.testing.assert_allclose(n_pairs(x, y, ids=LABELS), wanted, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradient_of_distances_with_an_offset_and_close_rows():
     """Where |x|^2 + |y|^2 - 2 xy would be nothing but rounding."""
     # 1e-3 apart, 100 from the origin; multiples of 2^-17 are exact there in float32.

@@ -43,6 +43,7 @@ def test_uniformity_is_the_evaluation_s(x, t):
     np.testing.assert_allclose(found, geometry.uniformity(x, t=t), rtol=1e-6, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_backends_of_uniformity_agree():
     gradient = jax.jit(
         jax.value_and_grad(losses.uniformity), static_argnames=["backend", "block_size"]

@@ -30,6 +30,7 @@ def close(ours, theirs):
         np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_it_is_the_mean_over_parts_one_after_another(name):
     method = METHODS[name]
@@ -72,6 +73,7 @@ def test_parts_are_the_same_on_any_devices(name, devices):
     close(jax.tree.map(lambda x: x.mean(0), grads), expected[1])
 
 
+@pytest.mark.slow
 def test_in_batch_negatives_are_those_of_a_part():
     """What sets it apart from micro-batches, whose negatives are those of the whole batch."""
     method = METHODS["simclr"]

@@ -59,6 +59,7 @@ def test_instances_by_a_softmax_over_the_bank():
     np.testing.assert_allclose(after.bank.embeddings, moved, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_instances_by_noise_contrast():
     """-log h of the example's own row and -log(1 - h) of the noise, Z from the first batch."""
     method = InstanceDiscrimination(
@@ -190,6 +191,7 @@ def dense_contrast(method, params, state, batch):
     return np.mean(losses), np.mean(dense_losses), entered
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask_own_keys", [False, True])
 def test_dense_cl_contrasts_each_cell_with_its_nearest(mask_own_keys):
     random = np.random.default_rng(1)
@@ -252,6 +254,7 @@ CROPS = tuple(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [SwAV, DINO])
 def test_the_encoder_runs_once_a_size(make):
     calls = []
@@ -294,6 +297,7 @@ def test_prototypes_stay_at_first_and_have_their_lengths(method):
     np.testing.assert_allclose(after, wanted, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_swavs_queue_takes_part_from_its_time_on():
     with_queue = SwAV(MLP((4,)), prototypes=7, queue_size=24, queue_from=0.5)
     without = dataclasses.replace(with_queue, queue_size=0)
@@ -388,6 +392,7 @@ def test_an_index_outside_the_bank_is_refused_before_anything_is_compiled():
         method.init(jax.random.key(0), batch)
 
 
+@pytest.mark.slow
 def test_cola_tells_its_positive_by_a_learned_product():
     method = COLA(MLP((6,)), MLP((4,)))
     params, state = jax.jit(method.init)(KEY, BATCH)

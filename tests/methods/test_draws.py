@@ -84,6 +84,7 @@ def fast(*names):
     return [pytest.param(name, marks=[] if name in names else pytest.mark.slow) for name in METHODS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", fast("moco", "byol", "simclr", "dense_cl"))
 def test_the_online_network_of_every_method_draws_by_the_key(name):
     """MoCo's key shuffles too, but rows come back to their places."""
@@ -120,6 +121,7 @@ def test_each_view_draws_on_its_own(name):
     assert 3 <= (np.abs(first - second).max(1) > 1e-4).sum() <= 13
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["simclr", "byol", "swav"])
 def test_devices_change_no_draw(name):
     on_1, on_8 = (represent(METHODS[name], 0, devices=devices) for devices in (1, 8))
@@ -133,9 +135,8 @@ def test_without_numbers_draws_hang_on_places_in_the_global_batch():
     np.testing.assert_array_equal(batch.draws(KEY).index, np.arange(N))
 
 
-@pytest.mark.parametrize(
-    "name", ["simclr", *(pytest.param(name, marks=pytest.mark.slow) for name in ("moco", "dino"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["simclr", "moco", "dino"])
 def test_micro_batches_repeat_the_draws_of_the_whole_batch(name):
     method, batch = METHODS[name], make_batch()
     params, state = jax.jit(method.init)(KEY, batch)
@@ -151,7 +152,8 @@ def networks(encoder, images):
     return {"encoder": encoder}, {"encoder": params}, {"encoder": {}}
 
 
-@pytest.mark.parametrize("remat", [pytest.param("none", marks=pytest.mark.slow), "blocks"])
+@pytest.mark.slow
+@pytest.mark.parametrize("remat", ["none", "blocks"])
 @pytest.mark.parametrize(
     "make",
     [
@@ -205,6 +207,7 @@ def test_the_mean_over_keys_is_the_branch():
     assert abs(np.corrcoef(each[:, 0, 0], each[:, 1, 0])[0, 1]) < 0.07  # rows on their own
 
 
+@pytest.mark.slow
 def test_sizes_of_multi_crop_draw_on_their_own():
     """Two sizes that are equal but for zeros."""
     view = make_batch().views[0]
@@ -223,6 +226,7 @@ def test_sizes_of_multi_crop_draw_on_their_own():
         assert 2 <= (np.abs(one - other).max(1) > 1e-4).sum() <= 14
 
 
+@pytest.mark.slow
 def test_flaxs_dropout_draws_by_the_examples_too():
     encoder, inputs = DroppingOut(), jnp.ones((8, 7))
     of_networks = networks(encoder, inputs)
@@ -245,6 +249,7 @@ def test_flaxs_dropout_without_draws_drops_nothing():
     np.testing.assert_array_equal(training, forward(*of_networks, inputs)[0])
 
 
+@pytest.mark.slow
 def test_a_network_that_draws_nothing_compiles_to_the_same_program():
     encoder, batch = MLP((12, 8), batch_norm=True), make_batch()
     variables = encoder.init(KEY, batch.views[0])

@@ -160,6 +160,7 @@ def drop(key, x):
     return jnp.where(jax.random.bernoulli(key, 0.7, x.shape), x / 0.7, 0.0)
 
 
+@pytest.mark.slow
 def test_dropout_is_the_same_in_both_passes():
     """Equal to a direct computation that drops what micro-batch i drops with key i."""
     objective = objective_of("softmax")
@@ -186,6 +187,7 @@ def test_dropout_is_the_same_in_both_passes():
     assert abs(other - expected[0]) > 1e-3
 
 
+@pytest.mark.slow
 def test_rows_with_keys_of_their_own_draw_the_same_in_any_micro_batch():
     objective = objective_of("softmax")
 
@@ -222,6 +224,7 @@ def test_labels_beside_embeddings_aux_and_whole_arguments():
     np.testing.assert_array_equal(found[0][1][0], labels)
 
 
+@pytest.mark.slow
 def test_narrow_parameters_are_summed_in_float32():
     """256 equal gradients of 1.0: in bfloat16 the sum would stop at 256 / 2 or before."""
     params = jnp.bfloat16(2.0)
@@ -235,6 +238,7 @@ def test_narrow_parameters_are_summed_in_float32():
     assert float(cached(params, jnp.ones((400, 1), jnp.bfloat16))[1]) == 1200.0
 
 
+@pytest.mark.slow
 def test_the_compiler_reserves_less_than_a_quarter_of_the_memory_for_8_chunks():
     layers = jax.random.normal(KEY, (8, 64, 64)) / 8
 

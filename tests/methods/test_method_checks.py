@@ -36,6 +36,7 @@ class Saying(SimCLR):
         return loss, state, metrics | {self.says: jnp.ones(())}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["loss", "gradient_norm", "learning_rate", "step"])
 def test_a_metric_does_not_hide_what_the_log_has(name):
     batch = Batch(tuple(jax.random.normal(KEY, (2, 8, 3))))

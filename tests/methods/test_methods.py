@@ -114,6 +114,7 @@ def test_devices_change_nothing(name):
         np.testing.assert_allclose(result[3][metric], reference[3][metric], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", fast("moco", "simclr, queue", "memory"))
 def test_targets_get_no_gradient_and_parameters_do(name):
     method = METHODS[name]
@@ -149,6 +150,7 @@ def test_targets_get_no_gradient_and_parameters_do(name):
 
 
 # TiCo's covariance starts at zero, and its term rises with it.
+@pytest.mark.slow
 @pytest.mark.parametrize("name", fast("moco", "simclr", but=["tico"]))
 def test_each_works_in_ten_lines_of_plain_optax(name):
     method = METHODS[name]
@@ -209,6 +211,7 @@ def test_moco_follows_algorithm_1():
     )
 
 
+@pytest.mark.slow
 def test_masked_own_keys_are_no_negatives():
     """The loss of a queue that holds them equals that of a queue without those rows."""
     method = MoCo(MLP((4,)), queue_size=20, mask_own_keys=True, shuffle=False)
@@ -228,6 +231,7 @@ def test_masked_own_keys_are_no_negatives():
     np.testing.assert_array_equal(after.queue.ids[:16], batch.index)
 
 
+@pytest.mark.slow
 def test_simclr_v2_contrasts_with_its_memory_too():
     """One step against NumPy: negatives of batch and queue, both views enqueued, an average."""
     method = SimCLR(MLP((4,)), temperature=0.3, queue_size=40, momentum=0.9)
@@ -265,6 +269,7 @@ def test_simclr_v2_contrasts_with_its_memory_too():
     )
 
 
+@pytest.mark.slow
 def test_plain_memory_is_a_difference_of_mean_distances():
     method = PlainMemory(
         MLP((5,)), memory_size=20, negatives=20, choose="hardest", distance="cosine"
@@ -290,6 +295,7 @@ def test_plain_memory_takes_positives_from_the_examples_own_entries():
     np.testing.assert_allclose(state.memory.embeddings[batch.index], queries, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_negatives_of_a_query_are_never_its_own_entry():
     method = dataclasses.replace(METHODS["memory, own entry"], negatives=64)
     batch = make_batch(0)
@@ -309,6 +315,7 @@ def test_cosine_momentum_reaches_its_end():
     np.testing.assert_allclose(target["w"], 0.1, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_simclr_v2_embeds_from_inside_its_projector():
     plain = SimCLR(ENCODER, encoders.simclr_v2_projector(6, hidden=9))
     inside = dataclasses.replace(plain, embed_layers=1)
@@ -318,6 +325,7 @@ def test_simclr_v2_embeds_from_inside_its_projector():
     assert inside.embed(params, state, batch.views[0]).shape == (16, 9)
 
 
+@pytest.mark.slow
 def test_health_of_a_collapsed_and_a_spread_batch():
     spread = jax.random.normal(KEY, (512, 8))
     health = spread_health(spread)
@@ -336,6 +344,7 @@ def test_health_of_a_collapsed_and_a_spread_batch():
     np.testing.assert_allclose(health["chance_loss"], np.log(4.0), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_health_looks_at_the_first_queries_only():
     keys = jax.random.normal(KEY, (600, 8))
     worse = keys.at[256:].set(keys[::-1][256:])

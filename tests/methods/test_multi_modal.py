@@ -98,6 +98,7 @@ def test_clip_is_two_towers_and_its_loss_figure_3():
     np.testing.assert_allclose(metrics["chance_loss"], np.log(N), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_same_text_is_no_negative_of_itself():
     tokens = TEXTS.at[3].set(TEXTS[7]).at[12].set(TEXTS[7])
     method = methods.clip(MLP((8,)), TEXT, dim=D)
@@ -127,6 +128,7 @@ MISSING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "pairs"),
     [
@@ -274,6 +276,7 @@ def test_a_frozen_tower_keeps_its_weights_and_the_optimizer_does_not_hold_them()
     np.testing.assert_allclose(expected[0], features, rtol=1e-6)  # as in evaluation
 
 
+@pytest.mark.slow
 def test_towers_may_share_networks():
     towers = (
         Tower("question", TEXT, linear(D)),

@@ -117,6 +117,7 @@ def views():
     return jax.random.normal(first, (16, 5)), jax.random.normal(second, (16, 5))
 
 
+@pytest.mark.slow
 def test_groups_on_one_device_equal_local_statistics_on_eight():
     whole = Batch(views())
     params, state = jax.jit(moco(8).init)(KEY, whole)
@@ -136,6 +137,7 @@ def test_groups_on_one_device_equal_local_statistics_on_eight():
     )
 
 
+@pytest.mark.slow
 def test_without_shuffling_statistics_tell_which_keys_stand_together():
     """A key's embedding hangs on its batch mates: the very ones of its query, unless shuffled."""
     batch = Batch(views())

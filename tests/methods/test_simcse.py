@@ -36,6 +36,7 @@ def test_without_hard_negatives_it_is_equation_1():
     np.testing.assert_allclose(objective(rows)[0], each.mean(), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hard", [1, 3])
 def test_with_hard_negatives_it_is_equation_5_with_everyones(hard):
     rows = embeddings(2 + hard)
@@ -47,6 +48,7 @@ def test_with_hard_negatives_it_is_equation_5_with_everyones(hard):
     np.testing.assert_allclose(metrics["chance_loss"], np.log(N * (1 + hard)), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_leading_entries_are_contrasted_alone():
     rows = embeddings(3)
     expected = [objective(rows[..., :width])[0] for width in (2, 3, 5)]
@@ -58,6 +60,7 @@ def test_leading_entries_are_contrasted_alone():
         SimCSE(MLP((4,)), widths=(0,))
 
 
+@pytest.mark.slow
 def test_views_of_one_text_differ_by_dropout_alone():
     tokens = jnp.arange(24).reshape(N, 4)
     batch = Batch((tokens, tokens), index=jnp.arange(N))
@@ -97,6 +100,7 @@ def test_everyones_hard_negatives_are_seen_on_any_number_of_devices(guide):
         chex.assert_trees_all_close(other, found[0], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("hard", "margin"), [(0, 0.0), (0, 0.3), (2, 0.1)])
 def test_a_guide_leaves_out_what_it_finds_as_alike_as_the_positive(hard, margin):
     rows, told = embeddings(2 + hard), np.random.default_rng(5).normal(size=(2 + hard, N, 3))
@@ -125,6 +129,7 @@ def test_a_guide_leaves_out_what_it_finds_as_alike_as_the_positive(hard, margin)
     np.testing.assert_allclose(metrics["chance_loss"], np.mean(np.log(candidates_of)), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_guide_learns_nothing_and_reads_what_it_is_given():
     views = tuple(jnp.asarray(rows) for rows in np.random.default_rng(2).normal(size=(2, 8, 7)))
     method = SimCSE(MLP((12, 5)), guide=MLP((4,)), guide_margin=0.2)

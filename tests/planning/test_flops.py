@@ -69,6 +69,7 @@ def test_what_repeats_counts_as_often():
     assert flops(mapped, array(5, 4, 4)) == 5 * 2 * 4**3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("encoder", "published"),
     [  # 1e9 multiplications and additions, as torchvision's documentation has them

@@ -108,6 +108,7 @@ def test_any_step_can_be_planned():
     assert [each.kind for each in found.collectives] == ["all-reduce"]
 
 
+@pytest.mark.slow
 def test_a_program_that_cannot_be_read_back_is_planned_without_its_exchanges(
     experiment, monkeypatch
 ):
@@ -129,6 +130,7 @@ def test_a_program_that_cannot_be_read_back_is_planned_without_its_exchanges(
     assert "what is sent is not known" in planning.report([found])
 
 
+@pytest.mark.slow
 def test_times_are_quotients_of_the_figures(experiment):
     found = planning.plan(experiment, here(flops=1e6, memory_bandwidth=2e6, sending=1e3))
     assert found.compute_seconds == pytest.approx(found.flops / 1e6)
@@ -279,6 +281,7 @@ def test_the_words_of_a_compiler_that_refuses():
     assert _needed("something else") is None
 
 
+@pytest.mark.slow
 def test_the_report_names_what_does_not_fit_and_what_helps(experiment, tmp_path):
     fits = planning.plan(experiment, here())
     large = dataclasses.replace(

@@ -79,6 +79,7 @@ def test_weights_may_lie_in_several_files(tmp_path):
     chex.assert_trees_all_equal(pretrained.load_text(folder).params, one.params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "encoder",
     [
@@ -99,6 +100,7 @@ def test_what_is_saved_is_what_is_loaded(tmp_path, encoder):
     assert np.abs(alike - other).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_texts_have_the_same_features_in_any_company(tmp_path):
     encoder = bert(60, width=24, depth=1, heads=4, dropout=0.0)
     params = jax.jit(encoder.init)(jax.random.key(0), TOKENS)["params"]

@@ -23,6 +23,7 @@ def test_no_row_over_or_underflows(scale):
     np.testing.assert_allclose(l2_normalize(ROWS * scale), l2_normalize(ROWS), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_zero_rows_stay_zero_and_have_zero_gradient():
     rows = jnp.asarray(ROWS).at[1].set(0)
     weights = jnp.roll(jnp.asarray(ROWS), 1, axis=0)
@@ -49,6 +50,7 @@ def test_half_precision_is_widened(dtype):
     assert prepare(jnp.asarray(ROWS, dtype), "dot").dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_rows_that_do_not_count_become_zero():
     where = jnp.array([True, False, True, True, False])
     rows = jnp.asarray(np.stack([ROWS, ROWS], axis=1)).at[1].set(jnp.nan)  # [5, 2, 4]

@@ -82,6 +82,7 @@ def test_values(reduction, halves, block, pairs):
         np.testing.assert_allclose(each, wanted, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pairs", [pytest.param("all", marks=SLOW), "some"])
 @pytest.mark.parametrize("halves", [pytest.param(False, marks=SLOW), True])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -100,6 +101,7 @@ def test_gradients_by_finite_differences(reduction, halves, pairs):
         check_grads(jax.jit(total), arguments, order=1, modes=["rev"], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_where_nothing_counts_gradients_are_zero(reduction):
     def total(rows, shift):

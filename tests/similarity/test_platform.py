@@ -69,6 +69,7 @@ def value_and_gradients(loss, arrays, weights):
 FAST = {("queue", "weighted"), ("nt_xent", "uniform"), ("siglip", "weighted")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "weights"),
     [
@@ -90,6 +91,7 @@ def test_kernels_in_a_loss(on_tpu, case, weights):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6), found, wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block_size", [None, 4], ids=["dense", "tiled"])
 @pytest.mark.parametrize("uniform", [True, False])
 def test_bfloat16_rows_without_kernels(block_size, uniform):

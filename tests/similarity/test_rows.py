@@ -88,6 +88,7 @@ def test_values(reduction, execution, pairs):
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cotangent", ["uniform", "weighted"])
 @pytest.mark.parametrize("pairs", [pytest.param("all", marks=SLOW), "some"])
 @pytest.mark.parametrize("execution", BY_BLOCKS)
@@ -156,6 +157,7 @@ def test_nan_is_not_hidden():
         assert not np.delete(found, 2).any()
 
 
+@pytest.mark.slow
 def test_extreme_entries_neither_overflow_nor_vanish():
     value, _ = reduce_rows("logsumexp", jnp.array([[1e4, 1e4], [-1e4, -1e4]]))
     np.testing.assert_allclose(value, [1e4 + np.log(2), -1e4 + np.log(2)])
@@ -165,6 +167,7 @@ def test_extreme_entries_neither_overflow_nor_vanish():
     np.testing.assert_allclose(value, [np.exp(-20.0), 1e4], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_logaddexp_of_nothing():
     a, b = jnp.array([-jnp.inf, -jnp.inf, 1.0]), jnp.array([-jnp.inf, 2.0, 1.0])
     found, gradient = jax.value_and_grad(lambda a: logaddexp(a, b)[1:].sum())(a)

@@ -108,6 +108,7 @@ def test_masks(reduction, mask):
     check(kernel(reduction, *arguments), dense(reduction, *arguments), 1e-5)
 
 
+@pytest.mark.slow
 def test_rows_without_keys_have_the_values_that_dense_gives():
     arguments, cotangent = problem((5, 9, 4), "no key counts")
     for reduction, value in (("logsumexp", -np.inf), ("log1p_sumexp", 0), ("sum_softplus", 0)):
@@ -147,6 +148,7 @@ def test_bfloat16_rows(reduction, scale):
         assert np.linalg.norm(ours - theirs) <= 2**-9 * np.linalg.norm(theirs)
 
 
+@pytest.mark.slow
 def test_other_types_are_widened():
     arguments, cotangent = problem((9, 13, 5), "none")
     queries, keys, *rest = arguments
@@ -167,6 +169,7 @@ def test_ids_of_any_integer_type(dtype):
     check(kernel("logsumexp", (*arguments[:-1], pairs), cotangent), expected, 1e-5)
 
 
+@pytest.mark.slow
 def test_vmap_over_everything():
     many = [problem((37, 131, 20), "all", scale=2.0 + seed, seed=seed) for seed in range(3)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *many)
@@ -176,6 +179,7 @@ def test_vmap_over_everything():
         check(one, dense("logsumexp", *each), 1e-5)
 
 
+@pytest.mark.slow
 def test_vmap_over_queries_alone():
     arguments, cotangent = problem((12, 40, 6), "all")
     queries, *rest = arguments
@@ -186,6 +190,7 @@ def test_vmap_over_queries_alone():
         check(one, dense("log1p_sumexp", (both[index], *rest), cotangent), 1e-5)
 
 
+@pytest.mark.slow
 def test_keys_without_gradient():
     arguments, cotangent = problem((9, 13, 5), "none")
     normalizer = kernel_values("logsumexp", *arguments, interpret=True)[1]
@@ -198,6 +203,7 @@ def test_keys_without_gradient():
     )
 
 
+@pytest.mark.slow
 def test_normalizer_over_more_keys_than_these():
     """As on a ring: the gradients of parts of the keys add up to those of all."""
     arguments, cotangent = problem((9, 13, 5), "key_where")

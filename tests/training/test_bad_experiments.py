@@ -140,12 +140,14 @@ def test_local_crops_larger_than_global_ones_make_no_recipe():
         augment.multi_crop(augment.crops(8), 8)
 
 
+@pytest.mark.slow
 def test_fewer_examples_than_prototypes_are_said(quiet):
     experiment = make_experiment(method=methods.SwAV(ENCODER, prototypes=100))
     (notice,) = training.set_up(experiment).notices
     assert "100 prototypes share 64 examples (batch), so most get none in a step" in notice
 
 
+@pytest.mark.slow
 def test_batches_that_are_likely_of_one_class_are_said(tmp_path):
     """Of 120 examples 6 are of another class: 0.95 ** 64 is 3.8 %, 0.5 ** 64 nothing."""
     rare = np.arange(120) % 20 == 0

@@ -59,6 +59,7 @@ def test_what_does_not_agree_is_said_to_all_at_once(port, processes, message):
     assert time.monotonic() - began < 10
 
 
+@pytest.mark.slow
 def test_who_does_not_come_is_named_to_all(port):
     said = outcomes(port, [(0, 4), (2, 4)], seconds=1)
     assert all("of 4 processes 2 did not come within 1 s: number 1, 3" in each for each in said)
@@ -86,6 +87,7 @@ def test_another_server_there_is_told_from_a_run():
             check_in(address, 1, 2, seconds=2)
 
 
+@pytest.mark.slow
 def test_strangers_do_not_count(port):
     def knock():
         for _ in range(100):

@@ -76,6 +76,7 @@ def test_after_one_has_left_another_is_still_named():
     assert heard[0].get(timeout=10) == (2, None)
 
 
+@pytest.mark.slow
 def test_a_process_that_does_not_connect_is_named():
     with pytest.raises(UserError, match="no connection with process 1 within 1 s"):
         connect(2, missing=(1,), seconds=1)

@@ -238,6 +238,7 @@ def test_stopped_on_8_devices_goes_on_on_2_under_the_other_mapping(
     )
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_does_not_hold_is_passed_over_and_named(tmp_path, plain, quiet):
     often = dataclasses.replace(plain, run=Run(devices=1, log_every=1, checkpoint_every=4))
     train(often, tmp_path / "run", console=quiet)
@@ -252,6 +253,7 @@ def test_a_checkpoint_that_does_not_hold_is_passed_over_and_named(tmp_path, plai
     np.testing.assert_array_equal(losses(tmp_path / "run"), expected)  # rows past 8 were cut
 
 
+@pytest.mark.slow
 def test_the_state_is_donated(experiment):
     setup = training.set_up(experiment)
     state = setup.start()
@@ -266,6 +268,7 @@ def test_the_state_is_donated(experiment):
     assert int(new_state.step) == 1
 
 
+@pytest.mark.slow
 def test_two_runs_cannot_share_a_directory(tmp_path, plain, quiet):
     with (
         RunLock(tmp_path),
@@ -277,6 +280,7 @@ def test_two_runs_cannot_share_a_directory(tmp_path, plain, quiet):
     assert train(plain, tmp_path, console=quiet).finished
 
 
+@pytest.mark.slow
 def test_other_data_on_resuming_are_named(tmp_path, plain, quiet):
     np.savez(tmp_path / "data.npz", image=np.zeros((100, 8, 8), np.uint8))
     arrays = dataclasses.replace(
@@ -304,6 +308,7 @@ def test_a_run_with_the_users_own_classes_resumes_with_its_config(
         training.restore_run(tmp_path)
 
 
+@pytest.mark.slow
 def test_what_could_not_be_read_loses_no_step(tmp_path, plain, quiet, monkeypatch):
     from jaxcl.data import batches
 
@@ -322,6 +327,7 @@ def test_what_could_not_be_read_loses_no_step(tmp_path, plain, quiet, monkeypatc
     assert train(plain, tmp_path, console=quiet).finished
 
 
+@pytest.mark.slow
 def test_another_experiment_is_refused_by_name(tmp_path, plain, quiet):
     train(plain, tmp_path, console=quiet)
     other = dataclasses.replace(plain, method=dataclasses.replace(plain.method, temperature=0.5))
@@ -329,6 +335,7 @@ def test_another_experiment_is_refused_by_name(tmp_path, plain, quiet):
         train(other, tmp_path, console=quiet)
 
 
+@pytest.mark.slow
 def test_a_diverged_run_stops_and_keeps_what_it_had(tmp_path, experiment, quiet):
     wild = dataclasses.replace(
         experiment,
@@ -417,6 +424,7 @@ def test_of_many_images_that_do_not_decode_a_few_are_named(tmp_path, experiment,
     assert read_metrics(RunDirectory(tmp_path / "run").metrics)[-1]["replaced_images"] == 4 * 8
 
 
+@pytest.mark.slow
 def test_a_state_that_cannot_fit_is_refused_with_its_size(tmp_path, experiment, quiet, monkeypatch):
     monkeypatch.setattr(loop, "device_memory", lambda device: 1000.0)
     with pytest.raises(UserError, match=r"the state takes 0.0 GB of each device, which has 0.0: "):
@@ -426,6 +434,7 @@ def test_a_state_that_cannot_fit_is_refused_with_its_size(tmp_path, experiment, 
         training.set_up(dataclasses.replace(experiment, method=method))
 
 
+@pytest.mark.slow
 def test_a_device_without_memory_is_said_with_what_takes_less(experiment):
     setup = training.set_up(experiment)
     said = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 3.41GiB.\nAnd more lines"
@@ -440,6 +449,7 @@ def test_a_device_without_memory_is_said_with_what_takes_less(experiment):
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
 
+@pytest.mark.slow
 def test_the_log_says_where_the_time_went(tmp_path, plain, quiet):
     often = dataclasses.replace(plain.run, checkpoint_every=3)
     train(dataclasses.replace(plain, run=often), tmp_path / "run", console=quiet)

@@ -37,6 +37,7 @@ def lars_case():
     return params, grads, GOLDEN["lars/learning_rate"].astype(np.float32)
 
 
+@pytest.mark.slow
 def test_lars_follows_the_reference():
     params, grads, rates = lars_case()
     optimizer = LARS(
@@ -49,6 +50,7 @@ def test_lars_follows_the_reference():
         np.testing.assert_allclose(end[name], GOLDEN[f"lars/end/{name}"], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_lars_of_updates_is_optax_lars_with_masks():
     params, grads, rates = lars_case()
     ours = replay(LARS(weight_decay=0.01, velocity="updates"), rates, params, grads)
@@ -96,6 +98,7 @@ def test_sgd_is_pytorchs(nesterov):
         np.testing.assert_allclose(end[name], w, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_decay_skips_biases_and_norms_where_asked():
     params = {"kernel": jnp.ones((2, 2)), "scale": jnp.ones(2)}
     zeros = [jax.tree.map(jnp.zeros_like, params)]

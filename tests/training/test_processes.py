@@ -124,6 +124,7 @@ def test_open_mpi_over_several_hosts_wants_the_first():
         find_launch(environment)
 
 
+@pytest.mark.slow
 def test_a_coordinator_that_does_not_answer_is_named():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

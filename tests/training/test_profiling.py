@@ -39,12 +39,14 @@ def test_the_steps_named_are_traced(tmp_path):
     assert sum("PjitFunction" in event.get("name", "") for event in events) >= 2
 
 
+@pytest.mark.slow
 def test_steps_that_a_run_does_not_have_are_refused_before_it_begins(tmp_path, experiment, quiet):
     with pytest.raises(UserError, match="this run has the steps 1 to "):
         train(experiment, tmp_path, console=quiet, profile=Profile(10, 10_000))
     assert not (tmp_path / "metrics.jsonl").exists() or not (tmp_path / "metrics.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_within_the_trace_still_ends_it(tmp_path, experiment, quiet, monkeypatch):
     calls = []
     monkeypatch.setattr(jax.profiler, "start_trace", lambda *_, **__: calls.append("start"))

@@ -88,6 +88,7 @@ def test_no_array_of_it_is_weakly_typed():
     assert not any(leaf.weak_type for leaf in jax.tree.leaves(setup.state_shapes))
 
 
+@pytest.mark.slow
 def test_its_shapes_are_known_before_it_is_made():
     experiment = make_probed(Run(devices=1))
     inputs = training.set_up(experiment).facts.shapes

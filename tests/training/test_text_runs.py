@@ -366,6 +366,7 @@ def test_a_start_that_does_not_fit_is_refused(folder, tmp_path):
         start(network="text")
 
 
+@pytest.mark.slow
 def test_a_package_that_is_not_installed_is_told_before_training(folder, tmp_path, monkeypatch):
     save_start(tmp_path)
     start = (pretrained.HuggingFaceText(str(tmp_path)),)
@@ -392,6 +393,7 @@ def test_data_and_model_that_disagree_are_told_before_training(folder):
         training.set_up(text_experiment(folder, views=augment.crops(8)))
 
 
+@pytest.mark.slow
 def test_texts_without_tokens_are_refused_where_they_would_count(folder, tmp_path):
     (tmp_path / "gaps.txt").write_text("a red bird\n\na blue kite\n\na green hill\n" * 10)
     texts = data.Texts(str(tmp_path / "gaps.txt"), str(folder), max_length=24, empty="keep")
