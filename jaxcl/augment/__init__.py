@@ -17,7 +17,12 @@ from jaxcl.augment.color import (
 )
 from jaxcl.augment.geometry import affine, horizontal_flip, resized_crop
 from jaxcl.augment.pixels import normalize, to_float
-from jaxcl.augment.random_geometry import RandomAffine, RandomHorizontalFlip, RandomResizedCrop
+from jaxcl.augment.random_geometry import (
+    RandomAffine,
+    RandomCrop,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+)
 from jaxcl.augment.random_pixels import (
     ColorJitter,
     GaussianBlur,
@@ -54,9 +59,18 @@ from jaxcl.augment.spectrograms import (
     power_spectrogram,
 )
 from jaxcl.augment.text import DeleteTokens, MaskTokens, OneOf, Unchanged, texts
+from jaxcl.augment.times import (
+    far_times,
+    in_order,
+    masked_others,
+    near_and_far,
+    span_mask,
+    window_start,
+)
 from jaxcl.augment.tones import adjust_sharpness, autocontrast, equalize, invert, posterize
 from jaxcl.augment.transforms import (
     Compose,
+    EachFrame,
     RandomApply,
     Transform,
     Views,
@@ -73,6 +87,7 @@ __all__ = [
     "ColorJitter",
     "Compose",
     "DeleteTokens",
+    "EachFrame",
     "GaussianBlur",
     "GaussianNoise",
     "LogMel",
@@ -82,6 +97,7 @@ __all__ = [
     "RandAugment",
     "RandomAffine",
     "RandomApply",
+    "RandomCrop",
     "RandomGain",
     "RandomGrayscale",
     "RandomHorizontalFlip",
@@ -106,14 +122,18 @@ __all__ = [
     "crops",
     "decibels",
     "equalize",
+    "far_times",
     "gaussian_blur",
     "horizontal_flip",
+    "in_order",
     "invert",
+    "masked_others",
     "mel_filters",
     "mix_spectrograms",
     "moco_v1",
     "moco_v2",
     "multi_crop",
+    "near_and_far",
     "normalize",
     "posterize",
     "power_spectrogram",
@@ -121,8 +141,10 @@ __all__ = [
     "rgb_to_grayscale",
     "simclr",
     "solarize",
+    "span_mask",
     "supcon",
     "texts",
     "to_float",
     "to_samples",
+    "window_start",
 ]

@@ -88,6 +88,40 @@ class RandomResizedCrop(Transform):
 
 
 @dataclasses.dataclass(frozen=True)
+class RandomCrop(Transform):
+    """A box of one size from anywhere in the image, nothing resized; every place as likely.
+
+    Of a stack of frames [H, W, C of all frames] all are cropped alike, as CURL does (Laskin et al.,
+    2020, section 4.3).
+
+    Raises:
+      ValueError: if a field is out of range; when called, if the image is smaller.
+    """
+
+    size: int | tuple[int, int]
+    """Sides of the box, (height, width) or one for both, pixels."""
+    padding: int = 0
+    """Pixels put around the image first, like those at its edges."""
+
+    def __post_init__(self) -> None:
+        sides(self.size, "RandomCrop")
+        if self.padding < 0:
+            raise ValueError(f"RandomCrop: padding is negative, got {self.padding}")
+
+    def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
+        height, width = sides(self.size, "RandomCrop")
+        around = (self.padding, self.padding)
+        image = jnp.pad(image, [around, around, (0, 0)], mode="edge")
+        rows, columns = image.shape[0] - height, image.shape[1] - width
+        if min(rows, columns) < 0:
+            raise ValueError(f"{self}: an image of {image.shape[:2]} pixels is smaller")
+        top_key, left_key = jax.random.split(key)
+        top = jax.random.randint(top_key, (), 0, rows + 1)
+        left = jax.random.randint(left_key, (), 0, columns + 1)
+        return jax.lax.dynamic_slice(image, (top, left, 0), (height, width, image.shape[2]))
+
+
+@dataclasses.dataclass(frozen=True)
 class RandomHorizontalFlip(Transform):
     """Mirrors left and right with probability `p`.
 

@@ -114,6 +114,41 @@ class RandomApply(Transform):
 
 
 @dataclasses.dataclass(frozen=True)
+class EachFrame(Transform):
+    """A transform of images on each frame of a video [T, H, W, C].
+
+    Raises:
+      TypeError: if `transform` is not a Transform.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxcl import augment
+      >>> view = augment.Compose((EachFrame(augment.RandomResizedCrop(16)),))
+      >>> view(jax.random.key(0), jnp.zeros((5, 40, 48, 3), jnp.uint8)).shape
+      (5, 16, 16, 3)
+    """
+
+    transform: Transform
+    """Of one frame."""
+    alike: bool = True
+    """Draw once for all frames, so that what moves in a video is what moved before it; False: anew
+    for each."""
+
+    def __post_init__(self) -> None:
+        _check_transforms(self, "transform", (self.transform,))
+
+    def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
+        if image.ndim != 4:
+            raise ValueError(f"{self} takes a video [T, H, W, C], got shape {image.shape}")
+        keys = key if self.alike else jax.random.split(key, len(image))
+        return jax.vmap(self.transform, in_axes=(None if self.alike else 0, 0))(keys, image)
+
+    def __str__(self) -> str:
+        each = "alike" if self.alike else "each by itself"
+        return f"frames {each}: " + "; ".join(str(self.transform).splitlines())
+
+
+@dataclasses.dataclass(frozen=True)
 class Views:
     """One example to several views, each of one field, with its own transform and its own key.
 

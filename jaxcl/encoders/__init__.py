@@ -30,7 +30,9 @@ from jaxcl.encoders.prototypes import Prototypes
 from jaxcl.encoders.resnet import ResNet
 from jaxcl.encoders.samples import Recurrence, SampleConvolutions, wav2vec_front
 from jaxcl.encoders.scales import LearnableTemperature, SigmoidScaleAndBias
+from jaxcl.encoders.series import OnFrames, TemporalConvolutions
 from jaxcl.encoders.sound import OnSpectrogram
+from jaxcl.encoders.speech import FrameTransformer, ProductQuantizer
 from jaxcl.encoders.tanh import TanhProjector
 from jaxcl.encoders.text import TextTransformer, bert, clip_text, modern_text
 from jaxcl.encoders.vit import ViT
@@ -40,8 +42,11 @@ __all__ = [
     "MLP",
     "BatchNorm",
     "ConvNeXt",
+    "FrameTransformer",
     "LearnableTemperature",
+    "OnFrames",
     "OnSpectrogram",
+    "ProductQuantizer",
     "Prototypes",
     "Recurrence",
     "ResNet",
@@ -49,6 +54,7 @@ __all__ = [
     "SigmoidScaleAndBias",
     "SmallCNN",
     "TanhProjector",
+    "TemporalConvolutions",
     "TextTransformer",
     "ViT",
     "WideResNet",

@@ -1,5 +1,7 @@
 """Losses between times of one recording: what is near in time is near in embedding."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -118,7 +120,7 @@ def hierarchical(
         z0, z1 = (jnp.where(where[:, None, None], z, 0) for z in (z0, z1))
 
     def between_series(x: jax.Array, y: jax.Array) -> jax.Array:
-        options = {"axis_name": axis_name, "where": where}
+        options: dict[str, Any] = {"axis_name": axis_name, "where": where}
         return nt_xent(x, y, temperature=1.0, similarity="dot", **options)
 
     def between_times(x: jax.Array, y: jax.Array) -> jax.Array:

@@ -6,7 +6,9 @@ from jaxcl.methods.accumulation import accumulated_loss_and_grad
 from jaxcl.methods.byol import BYOL
 from jaxcl.methods.cola import COLA
 from jaxcl.methods.cpc import CPC
+from jaxcl.methods.curl import CURL
 from jaxcl.methods.dense import DenseCL
+from jaxcl.methods.ge2e import GE2E
 from jaxcl.methods.gradient_cache import grad_cache
 from jaxcl.methods.image_text import clip, lit, siglip
 from jaxcl.methods.instance_discrimination import InstanceDiscrimination
@@ -23,13 +25,18 @@ from jaxcl.methods.siamese import NNCLR, SimSiam
 from jaxcl.methods.simclr import SimCLR
 from jaxcl.methods.simcse import SimCSE
 from jaxcl.methods.supcon import SupCon
+from jaxcl.methods.time_contrastive import TimeContrastive
 from jaxcl.methods.towers import Pair, Tower
+from jaxcl.methods.ts2vec import TS2Vec
+from jaxcl.methods.wav2vec2 import Wav2Vec2
 
 __all__ = [
     "BYOL",
     "COLA",
     "CPC",
+    "CURL",
     "DINO",
+    "GE2E",
     "NNCLR",
     "Batch",
     "Cosine",
@@ -51,7 +58,10 @@ __all__ = [
     "SimSiam",
     "SupCon",
     "SwAV",
+    "TS2Vec",
+    "TimeContrastive",
     "Tower",
+    "Wav2Vec2",
     "accumulated_loss_and_grad",
     "cached_loss_and_grad",
     "clip",

@@ -17,6 +17,7 @@ from jaxcl.losses import info_nce
 from jaxcl.losses import siglip as siglip_loss
 from jaxcl.methods.draws import Draws
 from jaxcl.methods.health import in_batch_health
+from jaxcl.methods.means import mean_where
 from jaxcl.methods.method import (
     Batch,
     Method,
@@ -271,7 +272,7 @@ class MultiModal(Method):
                 each = clip_loss(*two, logit_scale=scale, **options)
                 where = None if where is None else jnp.tile(where, 2)
                 chances.append(_chance(where, len(each), axis_name))
-            losses[pair.name] = _mean(each, where, axis_name)
+            losses[pair.name] = mean_where(each, where, axis_name)
         weights = {pair.name: pair.weight for pair in self.all_pairs}
         loss = jnp.stack([weights[name] * own for name, own in losses.items()]).sum()
         metrics = self._signals(online, losses, axis_name)
@@ -438,16 +439,6 @@ def _against_memory(
     return jnp.concatenate(
         [one_way(online[0], slow[1], past[1]), one_way(online[1], slow[0], past[0])]
     )
-
-
-def _mean(losses: jax.Array, where: jax.Array | None, axis_name: str | None) -> jax.Array:
-    """This device's share of the mean over the rows that count, on all devices."""
-    if where is None:
-        return losses.mean()
-    count = where.sum(dtype=jnp.float32)
-    if axis_name is not None:
-        count = jax.lax.pmean(count, axis_name)
-    return losses.sum() / jnp.where(count > 0, count, 1)
 
 
 def _chance(where: jax.Array | None, rows: int, axis_name: str | None) -> jax.Array:

@@ -4,7 +4,9 @@ from jaxcl.encoders import MLP, keep_feature_map
 from jaxcl.methods import (
     BYOL,
     COLA,
+    CURL,
     DINO,
+    GE2E,
     NNCLR,
     DenseCL,
     InstanceDiscrimination,
@@ -58,6 +60,8 @@ def make_methods(encoder, projector, predictor, examples):
         "supcon": SupCon(*networks, base_temperature=0.07),
         "cola": COLA(*networks),
         "cola, cosine": COLA(*networks, likeness="cosine"),
+        "curl": CURL(*networks),
+        "ge2e": GE2E(*networks),
         "simcse": SimCSE(*networks),
         "swav": SwAV(*networks, prototypes=10),
         "swav, queue": SwAV(*networks, prototypes=10, queue_size=40),
