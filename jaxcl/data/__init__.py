@@ -19,6 +19,7 @@ from jaxcl.data.batches import (
     steps_per_epoch,
 )
 from jaxcl.data.digits import Digits
+from jaxcl.data.episodes import ArrayEpisodes, Episodes, EpisodeSource
 from jaxcl.data.folder import Folder, FolderSource
 from jaxcl.data.parts import Paired, PairedSource, Split, Subset
 from jaxcl.data.prefetching import Prefetched, prefetch
@@ -30,11 +31,14 @@ from jaxcl.data.tokenizer import Tokenizer, clip_tokenizer, pad_tokens, train_to
 
 __all__ = [
     "TFDS",
+    "ArrayEpisodes",
     "ArraySource",
     "Arrays",
     "Batch",
     "Batches",
     "Digits",
+    "EpisodeSource",
+    "Episodes",
     "Folder",
     "FolderSource",
     "Paired",

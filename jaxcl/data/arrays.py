@@ -141,7 +141,8 @@ class Arrays(SourceConfig):
         )
 
 
-def read_npz(path: str, wanted: Sequence[str]) -> Mapping[str, np.ndarray]:
+def read_npz(path: str, wanted: Sequence[str] | None) -> Mapping[str, np.ndarray]:
+    """Arrays of an .npz by name, all of them for None; raises as `Arrays.open`."""
     path = os.path.expanduser(path)
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{path} is not a file: give the path of an .npz file")
@@ -149,6 +150,7 @@ def read_npz(path: str, wanted: Sequence[str]) -> Mapping[str, np.ndarray]:
         raise ValueError(f"{path} is no .npz file, or is cut short: write it with numpy.savez")
     try:
         with np.load(path, allow_pickle=False) as file:
+            wanted = file.files if wanted is None else wanted
             missing = [name for name in wanted if name not in file.files]
             if missing:
                 raise ValueError(

@@ -59,7 +59,7 @@ class TFDSSource:
         self._size = size
         self._channels = 1 if features[image].shape[-1] == 1 else 3
         self._where = f"{where} [{split}]"
-        self._records = _encoded_records(builder, split)
+        self._records = encoded_records(builder, split)
         first = read_or_next(0, len(self), self._read)
         self.image_shape: tuple[int, int, int] = first["image"].shape
 
@@ -85,7 +85,7 @@ class TFDSSource:
         return found
 
     def _features(self, record: int) -> dict:
-        return _read_record(self._records, record, self._name(record))
+        return read_prepared(self._records, record, self._name(record))
 
     def _name(self, record: int) -> str:
         return f"record {record} of {self._where}"
@@ -165,10 +165,10 @@ def read_prepared_texts(path: str, split: str, columns: Sequence[str]) -> dict[s
     """
     builder = open_prepared(path)
     features = {name: _feature(builder, name) for name in columns}
-    records, where = _encoded_records(builder, split), f"{builder.data_dir} [{split}]"
+    records, where = encoded_records(builder, split), f"{builder.data_dir} [{split}]"
     found: dict[str, list] = {name: [] for name in columns}
     for number in range(len(records)):
-        record = _read_record(records, number, f"record {number} of {where}")
+        record = read_prepared(records, number, f"record {number} of {where}")
         for name, feature in features.items():
             value: Any = record
             for part in name.split("/"):
@@ -209,16 +209,11 @@ def is_prepared(path: str) -> bool:
     return os.path.isfile(os.path.join(path, _INFO))
 
 
-def _encoded_records(builder: "DatasetBuilder", split: str) -> Sequence[dict]:
+def encoded_records(builder: "DatasetBuilder", split: str) -> Sequence[dict]:
     """The records of a split, with pictures as they lie in the file: so that `decode` treats them,
     damage included, as it does files in folders."""
-    import tensorflow_datasets as tfds
 
-    encoded = {
-        name: tfds.decode.SkipDecoding()
-        for name, feature in builder.info.features.items()
-        if isinstance(feature, tfds.features.Image)
-    }
+    encoded = _skip_images(builder.info.features)
     try:
         records = builder.as_data_source(split=split, decoders=encoded)
         if not len(records):
@@ -231,7 +226,21 @@ def _encoded_records(builder: "DatasetBuilder", split: str) -> Sequence[dict]:
     return records
 
 
-def _read_record(records: Sequence[dict], number: int, name: str) -> dict:
+def _skip_images(feature: Any) -> Any:
+    """Decoders that leave pictures as they are, at any depth."""
+    import tensorflow_datasets as tfds
+
+    if isinstance(feature, tfds.features.Image):
+        return tfds.decode.SkipDecoding()
+    if isinstance(feature, tfds.features.Dataset):
+        feature = feature.feature
+    if not isinstance(feature, tfds.features.FeaturesDict):
+        return None
+    inner = {name: _skip_images(one) for name, one in feature.items()}
+    return {name: skip for name, skip in inner.items() if skip} or None
+
+
+def read_prepared(records: Sequence[dict], number: int, name: str) -> dict:
     try:
         return records[number]
     except (OSError, RuntimeError) as error:
