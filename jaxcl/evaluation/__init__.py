@@ -18,6 +18,7 @@ from jaxcl.evaluation.geometry import (
 from jaxcl.evaluation.knn import knn_accuracy, knn_classify, knn_scores, nearest_neighbours
 from jaxcl.evaluation.linear import LinearClassifier, LinearProbe, fit_linear, linear_probe
 from jaxcl.evaluation.neighbours import neighbour_sheet
+from jaxcl.evaluation.regression import linear_regression
 from jaxcl.evaluation.report import (
     Report,
     Scores,
@@ -31,6 +32,8 @@ from jaxcl.evaluation.retrieval import (
     mean_reciprocal_rank,
     recall_at_k,
 )
+from jaxcl.evaluation.times import alignment_error, kendalls_tau
+from jaxcl.evaluation.verification import equal_error_rate, min_dcf
 from jaxcl.evaluation.whitening import Whitening, fit_whitening
 
 __all__ = [
@@ -42,20 +45,25 @@ __all__ = [
     "Scores",
     "Whitening",
     "alignment",
+    "alignment_error",
     "clustering",
     "dimension_std",
     "effective_rank",
+    "equal_error_rate",
     "fit_linear",
     "fit_whitening",
+    "kendalls_tau",
     "knn_accuracy",
     "knn_classify",
     "knn_scores",
     "label_efficiency",
     "lidar",
     "linear_probe",
+    "linear_regression",
     "mean_average_precision_at_r",
     "mean_reciprocal_rank",
     "measure_representations",
+    "min_dcf",
     "nearest_class_mean",
     "nearest_neighbours",
     "neighbour_sheet",

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import track
 
 from jaxcl.augment import (
+    Compose,
+    EachFrame,
     Normalize,
     Transform,
     Views,
@@ -98,7 +100,7 @@ def evaluation_view(views: Views, image: jax.ShapeDtypeStruct, field: str = "ima
 
     Args:
       views: the training views.
-      image: shape and type of a training image.
+      image: shape and type of a training image, or of a video, whose frames are images.
       field: the field of these images.
 
     Returns:
@@ -106,6 +108,10 @@ def evaluation_view(views: Views, image: jax.ShapeDtypeStruct, field: str = "ima
       three one, where training images have those.
     """
     first, *_ = views.of_field(field).views
+    if len(image.shape) == 4:
+        steps = [step for step in flatten(first) if isinstance(step, EachFrame)]
+        first = Compose(tuple(step.transform for step in steps))
+        image = jax.ShapeDtypeStruct(image.shape[1:], image.dtype)
     _, height, width, _ = view_shapes(Views((first,)), {"image": image})[0].shape
     size = (height, width)
     normalize = [step for step in flatten(first) if isinstance(step, Normalize)]

@@ -19,7 +19,13 @@ from jaxcl.data.decoding import Undecodable, decode
 from jaxcl.data.source import image_shape
 from jaxcl.encoders import OnSpectrogram
 from jaxcl.evaluation.embedding import Embedding, embed_source, read_batches
-from jaxcl.evaluation.fields import NotCounted, counted_fields, encoded_fields, mean_spectra
+from jaxcl.evaluation.fields import (
+    NotCounted,
+    counted_fields,
+    encoded_fields,
+    mean_spectra,
+    raw_fields,
+)
 from jaxcl.evaluation.knn import knn_accuracy, knn_classify, nearest_neighbours
 from jaxcl.evaluation.linear import fit_linear, linear_probe
 from jaxcl.evaluation.neighbours import neighbour_sheet
@@ -108,7 +114,7 @@ def _measure_tasks(run: RestoredRun) -> dict[str, dict[str, dict[str, float]]]:
     """Figures by task, representation and name."""
     for changed in RunDirectory(run.directory).changed_tokenizers(run.experiment):
         raise UserError(f"{changed}: its tasks would read other tokens; put that one back")
-    representations: dict[str, FieldFeatures] = {}
+    representations: dict[str, FieldFeatures] = {"raw input": raw_fields}
     texts = tuple(name for name, one in run.inputs.items() if one.dtype == np.int32)
     if texts:
         representations["counted tokens (TF-IDF)"] = counted_fields(
@@ -132,8 +138,10 @@ def _measure_tasks(run: RestoredRun) -> dict[str, dict[str, dict[str, float]]]:
         for name, features in representations.items():
             try:
                 figures[task.name][name] = task.measure(features)
-            except NotCounted:
-                continue  # of an image no tokens are counted
+            except ValueError as error:
+                # Of an image no tokens are counted, and pixels of two sizes are not compared.
+                if features is not raw_fields and not isinstance(error, NotCounted):
+                    raise
     return figures
 
 

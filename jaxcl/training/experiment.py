@@ -2,8 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol
 
 import flax.linen as nn
 import numpy as np
@@ -211,9 +210,13 @@ class Start(abc.ABC):
         """
 
 
-FieldFeatures: TypeAlias = Callable[[Source, str], np.ndarray]
-"""Of a source and the name of a field: features [N, F] of all records; of several texts a record
-[N, C, F], 0 where there is none."""
+class FieldFeatures(Protocol):
+    """Features of a field of all records of a source."""
+
+    def __call__(self, source: Source, field: str, *, frames: bool = False) -> np.ndarray:
+        """[N, F]; of several texts a record [N, C, F], 0 where there is none; with `frames`
+        [N, T, F], of each frame that an encoder makes of a record."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
