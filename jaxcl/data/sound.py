@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -37,7 +38,8 @@ class SoundSource:
 
     Args:
       root: the folder.
-      names: paths of the files below it, with slashes; "" where a record has none.
+      names: paths of the files below it, with slashes; "" where a record has none. Of several files
+        a record, such as of several speakers, a tuple each.
       labels: [N] integers, or None.
       label_names: the name of each label, or None.
       config: the rest.
@@ -49,18 +51,20 @@ class SoundSource:
     def __init__(
         self,
         root: str,
-        names: Sequence[str],
+        names: Sequence[str] | Sequence[tuple[str, ...]],
         labels: np.ndarray | None,
         label_names: tuple[str, ...] | None,
         config: "Sounds",
     ):
-        self.names = list(names)
+        several = [(name,) if isinstance(name, str) else name for name in names]
+        self._files = [tuple(name for name in own if name) for own in several]
+        self.names = [own[0] if own else "" for own in self._files]
         self.labels = labels
         self.label_names = label_names
         self._root = root
         self._config = config
-        self._with_file = np.flatnonzero([bool(name) for name in self.names])
-        self._kept: dict[int, np.ndarray] = {}
+        self._with_file = np.flatnonzero([bool(own) for own in self._files])
+        self._kept: dict[str, np.ndarray] = {}
         self._left = int(config.keep * 2**30)  # bytes
         self.notices = self._look()
         """What is allowed but probably not meant, in words."""
@@ -70,11 +74,14 @@ class SoundSource:
         return len(self.names)
 
     def __getitem__(self, record: int) -> Record:
-        return self._record(record, None)
+        return self._record(record, None, 0.0)
 
     def draw(self, record: int, seed: Sequence[int]) -> Record:
-        """A window from anywhere in the file, every place as likely."""
-        return self._record(record, np.random.default_rng(seed).random())
+        """A window from anywhere in the file, every place as likely; of several files any, which of
+        them hangs on the field's name too."""
+        share = np.random.default_rng(seed).random()
+        own_seed = (*seed, zlib.crc32(self._config.field.encode()))
+        return self._record(record, share, np.random.default_rng(own_seed).random())
 
     @functools.cached_property
     def groups(self) -> np.ndarray | None:
@@ -89,20 +96,21 @@ class SoundSource:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_kept": {}, "_left": int(self._config.keep * 2**30)}
 
-    def _record(self, record: int, share: float | None) -> Record:
-        if not self.names[record]:
+    def _record(self, record: int, share: float | None, which: float) -> Record:
+        if not self._files[record]:
             found = Record(replaced=False)
             found[self._config.field] = np.zeros(self._config.samples, np.int16)
             found |= self._beside(record)
             return found
         place = int(np.searchsorted(self._with_file, record))
-        read = functools.partial(self._read, share=share)
+        read = functools.partial(self._read, share=share, which=which)
         return read_or_next(place, len(self._with_file), read, what="sound")
 
-    def _read(self, place: int, share: float | None) -> Record:
+    def _read(self, place: int, share: float | None, which: float) -> Record:
         """A record, by its place among those that have a file."""
         record = int(self._with_file[place])
-        window = self._window(record, share)
+        own = self._files[record]
+        window = self._window(self._path(own[int(which * len(own))]), share)
         return Record(replaced=False) | {self._config.field: window} | self._beside(record)
 
     def _beside(self, record: int) -> dict[str, Any]:
@@ -113,23 +121,23 @@ class SoundSource:
             found["label"] = self.labels[record]
         return found
 
-    def _window(self, record: int, share: float | None) -> np.ndarray:
-        config, path = self._config, self._path(record)
-        kept = self._kept.get(record)
+    def _window(self, path: str, share: float | None) -> np.ndarray:
+        config = self._config
+        kept = self._kept.get(path)
         if kept is None:
             if not config.keep and not config.is_whole(path):
                 return fitted(
                     read_part(path, config.rate, config.samples, share), config, path, share
                 )
-            kept = self._decode(record)
+            kept = self._decode(path)
         return fitted(kept, config, path, share)
 
-    def _decode(self, record: int) -> np.ndarray:
+    def _decode(self, path: str) -> np.ndarray:
         """All of a file, which is kept where there is room."""
-        clip = to_int16(read_clip(self._path(record), self._config.rate))
+        clip = to_int16(read_clip(path, self._config.rate))
         if clip.nbytes <= self._left:
             self._left -= clip.nbytes
-            self._kept[record] = clip
+            self._kept[path] = clip
         return clip
 
     def _look(self) -> tuple[str, ...]:
@@ -138,10 +146,10 @@ class SoundSource:
         some = self._with_file[np.linspace(0, count - 1, min(_LOOKED_AT, count)).astype(int)]
         short, loud, bad = [], [], []
         for record in some.tolist():
-            path = self._path(record)
+            path = self._path(self.names[record])
             try:
                 if config.keep or config.is_whole(path):
-                    clip = self._decode(record)
+                    clip = self._decode(path)
                 else:
                     clip = read_part(path, config.rate, config.samples, None)
             except Undecodable as error:
@@ -171,8 +179,8 @@ class SoundSource:
             found.append(f"{len(bad)} {told} are replaced by the next ones: {bad[0]}")
         return tuple(found)
 
-    def _path(self, record: int) -> str:
-        return os.path.join(self._root, *self.names[record].split("/"))
+    def _path(self, name: str) -> str:
+        return os.path.join(self._root, *name.split("/"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,8 +206,10 @@ class Sounds(SourceConfig):
     """What becomes of files that are shorter than it."""
     labels: SoundLabels = "none"
     """Of a folder: with "subfolders" the folder directly below `path` that a file is in."""
-    column: str = "sound"
-    """Of a table: name of the column of paths, of which some may be empty."""
+    column: str | tuple[str, ...] = "sound"
+    """Of a table: name of the column of paths, of which some may be empty. Of several columns, such
+    as one sentence by several speakers, a record is the first that is there; each time that it is
+    trained on, any."""
     label: str | None = None
     """Of a table: name of the column of labels; None: none."""
     same: Literal["nothing", "name"] = "nothing"
@@ -262,30 +272,31 @@ class Sounds(SourceConfig):
     def _of_table(self, path: str) -> SoundSource:
         if self.labels != "none":
             raise ValueError(f"{path} is a table: name its column of labels by label")
-        wanted = [self.column, *([] if self.label is None else [self.label])]
-        read = read_columns(path, wanted)
-        names = [name.strip() if isinstance(name, str) else None for name in read[self.column]]
-        if None in names or any(os.path.isabs(name or "") for name in names):
-            raise ValueError(
-                f"{path}: column {self.column!r} is to hold one path a record, below the table's "
-                "own folder"
-            )
-        names = [name or "" for name in names]
-        if not any(names):
-            raise ValueError(f"{path}: column {self.column!r} names no file")
-        root = os.path.dirname(path)
-        missing = [name for name in names if name and not os.path.exists(os.path.join(root, name))]
-        if missing:
-            raise ValueError(
-                f"{path}: {len(missing)} of the files that column {self.column!r} names are not "
-                f"there, the first is {missing[0]!r}"
-            )
+        columns = (self.column,) if isinstance(self.column, str) else self.column
+        read = read_columns(path, [*columns, *([] if self.label is None else [self.label])])
+        root, names = os.path.dirname(path), []
+        for column in columns:
+            own = [name.strip() if isinstance(name, str) else None for name in read[column]]
+            if None in own or any(os.path.isabs(name or "") for name in own):
+                raise ValueError(
+                    f"{path}: column {column!r} is to hold one path a record, below the table's "
+                    "own folder"
+                )
+            names.append([name or "" for name in own])
+            if not any(names[-1]):
+                raise ValueError(f"{path}: column {column!r} names no file")
+            missing = [x for x in names[-1] if x and not os.path.exists(os.path.join(root, x))]
+            if missing:
+                raise ValueError(
+                    f"{path}: {len(missing)} of the files that column {column!r} names are not "
+                    f"there, the first is {missing[0]!r}"
+                )
         labels: np.ndarray | None = None
         label_names: tuple[str, ...] | None = None
         if self.label is not None:
             different, numbers = np.unique(np.asarray(read[self.label]), return_inverse=True)
             labels, label_names = numbers.astype(np.int32), tuple(different.tolist())
-        return SoundSource(root, [name or "" for name in names], labels, label_names, self)
+        return SoundSource(root, [*zip(*names, strict=True)], labels, label_names, self)
 
 
 def read_clip(path: str, rate: int) -> np.ndarray:

@@ -1,8 +1,10 @@
 """What every source of examples is: numbered records, read in any order."""
 
 import abc
+import contextlib
+import contextvars
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -67,6 +69,35 @@ class SourceConfig(abc.ABC):
           FileNotFoundError: if what the config points to does not exist.
           ValueError: if it cannot be read as the config says.
         """
+
+
+_shared: contextvars.ContextVar[dict[SourceConfig, Source] | None] = contextvars.ContextVar(
+    "sources that are opened once", default=None
+)
+
+
+@contextlib.contextmanager
+def opened_once() -> Iterator[None]:
+    """Within it, `opened` opens what is configured alike but once: data that several tasks read."""
+    token = _shared.set({})
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+
+
+def opened(config: SourceConfig) -> Source:
+    """A source, opened now, or before within `opened_once`; raises as `SourceConfig.open`."""
+    known = _shared.get()
+    # A class that is no dataclass itself inherits an equality that sees none of its fields.
+    if known is None or "__dataclass_fields__" not in type(config).__dict__:
+        return config.open()
+    try:
+        if config not in known:
+            known[config] = config.open()
+        return known[config]
+    except TypeError:  # holds what has no hash
+        return config.open()
 
 
 def read_record(source: Source, record: int, seed: Sequence[int] | None = None) -> Record:

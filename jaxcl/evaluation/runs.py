@@ -16,7 +16,7 @@ from rich.progress import track
 from jaxcl.augment import Views, batch_views
 from jaxcl.data import Arrays, ArraySource, Folder, Source, SourceConfig
 from jaxcl.data.decoding import Undecodable, decode
-from jaxcl.data.source import image_shape
+from jaxcl.data.source import image_shape, opened_once
 from jaxcl.encoders import OnSpectrogram
 from jaxcl.evaluation.embedding import Embedding, embed_source, read_batches
 from jaxcl.evaluation.fields import (
@@ -133,15 +133,16 @@ def _measure_tasks(run: RestoredRun) -> dict[str, dict[str, dict[str, float]]]:
     )
     representations["trained encoder"] = encoded_fields(run, run.state)
     figures: dict[str, dict[str, dict[str, float]]] = {}
-    for task in run.experiment.tasks:
-        figures[task.name] = {}
-        for name, features in representations.items():
-            try:
-                figures[task.name][name] = task.measure(features)
-            except ValueError as error:
-                # Of an image no tokens are counted, and pixels of two sizes are not compared.
-                if features is not raw_fields and not isinstance(error, NotCounted):
-                    raise
+    with opened_once():
+        for task in run.experiment.tasks:
+            figures[task.name] = {}
+            for name, features in representations.items():
+                try:
+                    figures[task.name][name] = task.measure(features)
+                except ValueError as error:
+                    # Of an image no tokens are counted, and pixels of two sizes are not compared.
+                    if features is not raw_fields and not isinstance(error, NotCounted):
+                        raise
     return figures
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any, Literal
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -61,6 +62,11 @@ class TimeContrastive(EncoderMethod):
                 f"{self.near} and far {self.far}; expected margin >= 0, negatives >= 1 and "
                 "1 <= near <= far"
             )
+
+    @property
+    def feature_networks(self) -> dict[str, nn.Module]:
+        """The embeddings are the features: what is alike across cameras."""
+        return self.networks
 
     def init(self, key: jax.Array, batch: Batch) -> tuple[Params, EncoderState]:
         params, batch_stats, _ = init_networks(self.networks, key, self._views(batch)[0][:, 0])

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from jaxcl.data import Source, records_apart_at, steps_per_epoch
-from jaxcl.data.source import THERE, image_shape, inputs_of
+from jaxcl.data.source import THERE, image_shape, inputs_of, opened_once
 from jaxcl.extras import MissingExtra
 from jaxcl.methods import MultiModal
 from jaxcl.methods.gradient_cache import check_micro_batch
@@ -182,11 +182,12 @@ def _set_up(experiment: Experiment, given: Sequence[jax.Device] | None) -> Setup
     epoch = steps_per_epoch(len(source), train.batch_size)
     total_steps = max(1, round(train.epochs * epoch))
     _check_evaluation(experiment, source)
-    for task in experiment.tasks:
-        try:
-            task.check(experiment)
-        except ValueError as error:
-            raise ValueError(f"task {task.name!r}: {error}") from error
+    with opened_once():
+        for task in experiment.tasks:
+            try:
+                task.check(experiment)
+            except ValueError as error:
+                raise ValueError(f"task {task.name!r}: {error}") from error
     if experiment.probe is not None:
         check_probe(source.labels)
     method = experiment.method

@@ -5,6 +5,8 @@ import itertools
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
+from sklearn.metrics import r2_score
+from sklearn.preprocessing import StandardScaler
 
 from jaxcl.evaluation import (
     alignment_error,
@@ -67,33 +69,43 @@ def test_scores_that_tell_all_or_nothing():
     assert min_dcf(np.zeros(10), same) == 1
 
 
-def test_regression_is_ridge_of_the_best_strength():
-    rows, probes = RANDOM.normal(size=(60, 5)) * [1, 10, 1, 1, 1], RANDOM.normal(size=(30, 5))
-    weights = RANDOM.normal(size=(5, 2))
-    targets = rows @ weights + RANDOM.normal(size=(60, 2)) * [0.1, 30]
-    truth = probes @ weights + RANDOM.normal(size=(30, 2)) * [0.1, 30]
-    found = linear_regression(rows, targets, probes, truth)
-    rows32, probes32 = rows.astype(np.float32), probes.astype(np.float32)
-    scaled, scaled_probes = (
-        (x - rows32.mean(0)) / rows32.std(0) for x in (rows32, probes32)
-    )  # fmt: skip
-    for number in range(2):
-        target, wanted = targets[:, number], truth[:, number]
-        errors = {}
-        for strength in 10.0 ** np.arange(-3, 6):
-            left_out = []
-            for row in range(60):
-                others = np.arange(60) != row
-                fitted = Ridge(strength).fit(scaled[others], target[others])
-                left_out.append((fitted.predict(scaled[[row]])[0] - target[row]) ** 2)
-            errors[strength] = np.mean(left_out)
-        best = min(errors, key=errors.get)
-        told = Ridge(best).fit(scaled, target).predict(scaled_probes)
-        r2 = 1 - np.sum((wanted - told) ** 2) / np.sum((wanted - wanted.mean()) ** 2)
-        np.testing.assert_allclose(found[number], r2, atol=1e-3)
-    assert found[0] > 0.99
+@pytest.mark.parametrize("width", [5, 90], ids=["tall", "wide"])
+def test_regression_is_ridge_of_the_strength_that_holds_for_other_groups(width):
+    rows, probes = RANDOM.normal(size=(60, width)), RANDOM.normal(size=(30, width))
+    rows[:, 1] *= 10
+    weights = RANDOM.normal(size=(width, 2))
+    targets = rows @ weights + RANDOM.normal(size=(60, 2)) * [0.1, 3]
+    truth = probes @ weights + RANDOM.normal(size=(30, 2)) * [0.1, 3]
+    groups = np.repeat(np.arange(12), 5)
+    found = linear_regression(rows, targets, probes, truth, groups=groups, seed=4)
+    held_out = np.isin(groups, np.random.default_rng(4).permutation(12)[:2])
+    errors = {}
+    for strength in 10.0 ** np.arange(-3, 7):
+        told = of_scikit_learn(rows[~held_out], targets[~held_out], rows[held_out], strength)
+        errors[strength] = np.mean((told - targets[held_out]) ** 2 / targets.var(0))
+    told = of_scikit_learn(rows, targets, probes, min(errors, key=errors.get))
+    np.testing.assert_allclose(found, r2_score(truth, told, multioutput="raw_values"), atol=1e-4)
     constant = linear_regression(rows, targets, probes, np.ones((30, 2)))
     assert (constant == 0).all()
+
+
+def of_scikit_learn(rows, targets, probes, strength):
+    """Ridge regression on standardized features."""
+    rows, probes = rows.astype(np.float32), probes.astype(np.float32)
+    scaler = StandardScaler().fit(rows)
+    return Ridge(strength).fit(scaler.transform(rows), targets).predict(scaler.transform(probes))
+
+
+def test_rows_that_are_nearly_alike_do_not_choose_the_strength():
+    """Episodes of one moment, forty times over: of noise nothing can be told, and little is lost by
+    trying."""
+    episodes = RANDOM.normal(size=(20, 60))
+    rows = np.repeat(episodes, 40, axis=0) + 0.01 * RANDOM.normal(size=(800, 60))
+    targets = np.repeat(RANDOM.normal(size=(20, 1)), 40, axis=0)
+    groups = np.repeat(np.arange(20), 40)
+    probes, truth = RANDOM.normal(size=(400, 60)), RANDOM.normal(size=(400, 1))
+    assert linear_regression(rows, targets, probes, truth, groups=groups)[0] > -0.3
+    assert linear_regression(rows, targets, probes, truth)[0] < -0.3
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxcl.data import Source, SourceConfig, Tokenizer, pad_tokens
 from jaxcl.data.parts import OneField
+from jaxcl.data.source import opened
 from jaxcl.evaluation.knn import knn_accuracy
 from jaxcl.evaluation.linear import linear_probe
 from jaxcl.evaluation.tasks.common import Rows, check_field, check_takes, unit
@@ -43,7 +44,7 @@ class Classes(Task):
             check_takes(experiment, source, self.field)
 
     def _open(self) -> tuple[Source, Source]:
-        parts = self.train.open(), self.test.open()
+        parts = opened(self.train), opened(self.test)
         for name, source in zip(("train", "test"), parts, strict=True):
             if source.labels is None:
                 raise ValueError(f"the {name} records have no labels: name them")
@@ -96,7 +97,7 @@ class Verification(Task):
         check_takes(experiment, self._open(), self.field)
 
     def _open(self) -> Source:
-        source = self.source.open()
+        source = opened(self.source)
         check_field(source, self.field)
         counts = np.unique([] if source.labels is None else source.labels, return_counts=True)[1]
         if len(counts) < 2 or counts.max() < 2:
@@ -148,7 +149,7 @@ class ZeroShot(Task):
 
     def _open(self) -> tuple[Source, Sequence[str]]:
         """The records, and the names of their classes."""
-        source = self.source.open()
+        source = opened(self.source)
         names = self.names or source.label_names
         if source.labels is None or not names:
             raise ValueError("the source has no labels with names: name them, or give names")

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxcl.data import Source, SourceConfig, Texts
+from jaxcl.data.source import opened
 from jaxcl.evaluation.geometry import alignment, uniformity
 from jaxcl.evaluation.knn import nearest_neighbours
 from jaxcl.evaluation.retrieval import mean_reciprocal_rank, recall_at_k
@@ -94,7 +95,7 @@ class Retrieval(Task):
             )
 
     def _open(self) -> Source:
-        source = self.source.open()
+        source = opened(self.source)
         for name in (self.first, self.second):
             check_field(source, name)
         return source

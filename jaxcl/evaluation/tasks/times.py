@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from jaxcl.data import Source, SourceConfig
+from jaxcl.data.source import opened
 from jaxcl.evaluation.regression import linear_regression
 from jaxcl.evaluation.tasks.common import check_field, check_takes
 from jaxcl.evaluation.times import alignment_error, kendalls_tau
@@ -35,7 +36,7 @@ class Regression(Task):
             check_takes(experiment, source, self.field)
 
     def _open(self) -> tuple[Source, Source]:
-        parts = self.train.open(), self.test.open()
+        parts = opened(self.train), opened(self.test)
         for source in parts:
             for name in (self.field, self.target):
                 check_field(source, name)
@@ -49,10 +50,11 @@ class Regression(Task):
 
     def measure(self, features: FieldFeatures) -> dict[str, float]:
         parts: list[np.ndarray] = []
-        for source in self._open():
+        train, test = self._open()
+        for source in (train, test):
             targets = np.stack([source[record][self.target] for record in range(len(source))])
             parts += [features(source, self.field), targets]
-        told = linear_regression(*parts)
+        told = linear_regression(*parts, groups=getattr(train, "groups", None))
         return {"R²": float(told.mean()), "R², least": float(told.min())}
 
 
@@ -79,7 +81,7 @@ class Cameras(Task):
             check_takes(experiment, source, name)
 
     def _open(self) -> Source:
-        source = self.source.open()
+        source = opened(self.source)
         for name in (self.first, self.second):
             check_field(source, name)
         groups = getattr(source, "groups", None)

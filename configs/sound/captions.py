@@ -1,0 +1,14 @@
+"""Captions, written in ten languages and spoken in four, as one space (see stamps.py)."""
+
+import stamps
+
+from jaxcl import augment, methods, training
+
+
+def config() -> training.Experiment:
+    return stamps.experiment(
+        stamps.rows("train", spoken=stamps.LANGUAGES),
+        {"caption": augment.OneOf(), "spoken": stamps.speech()},
+        methods.MultiModal((stamps.caption_tower(), stamps.spoken_tower())),
+        stamps.by_language("caption"),
+    )

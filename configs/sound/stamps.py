@@ -1,0 +1,92 @@
+"""What the configs of spoken captions share: pictures, captions in ten languages, and captions
+spoken in four.
+
+STAMPS holds stamps.npz, the folder speech and the table of it, which `python
+benchmarks/speech_data.py data/stamps` writes; TOKENIZER is written by `benchmarks/text_data.py`.
+Pictures that share a caption are held out together, a fifth of all.
+"""
+
+from jaxcl import augment, data, encoders, methods, training
+from jaxcl.evaluation import tasks
+
+STAMPS = "data/stamps"
+TOKENIZER = "data/text/captions.json"
+LANGUAGES = ("bg", "es", "fr", "ru")
+FRONT = augment.LogMel(hop=320, mels=40, mean=-30.0, std=20.0)
+PROJECTOR = encoders.MLP((128,), output_bias=False)
+
+
+def rows(part: str, **spoken: str | tuple[str, ...]) -> data.SourceConfig:
+    """The training or the test part: picture, captions, and fields of what is spoken in a language,
+    or in one of several, drawn anew each time."""
+    captions = data.Texts(
+        f"{STAMPS}/stamps.npz", TOKENIZER, ("caption",), max_length=32, empty="keep"
+    )
+    sounds = (
+        data.Sounds(f"{STAMPS}/speech.csv", seconds=2.5, column=column, field=field)
+        for field, column in spoken.items()
+    )
+    pictures = data.Arrays(f"{STAMPS}/stamps.npz", size=32)
+    return data.Split(data.Paired((pictures, captions, *sounds)), part)  # type: ignore[arg-type]
+
+
+def picture() -> augment.Transform:
+    """A view of a picture."""
+    return augment.simclr(32, strength=0.3, blur=False, mean=None).views[0]
+
+
+def speech() -> augment.Transform:
+    """A view of what is spoken."""
+    return augment.Compose(
+        (
+            augment.TimeShift(0.1),
+            augment.RandomGain(),
+            augment.AddNoise(10.0, 40.0),
+            FRONT,
+            augment.SpecAugment(time_width=10, pitch_width=5),
+        )
+    )
+
+
+def spoken_tower(name: str = "spoken") -> methods.Tower:
+    """Of speech, in whatever language."""
+    encoder = encoders.OnSpectrogram(encoders.SmallCNN((16, 32, 64, 128)), FRONT)
+    return methods.Tower(name, encoder, PROJECTOR)
+
+
+def picture_tower() -> methods.Tower:
+    """Of pictures, 32 pixels wide."""
+    return methods.Tower("image", encoders.SmallCNN((32, 64, 128, 128)), PROJECTOR)
+
+
+def caption_tower() -> methods.Tower:
+    """Of captions, of which one is drawn anew at each step."""
+    text = encoders.bert(4000, width=128, depth=1, heads=4, max_length=32)
+    return methods.Tower("caption", text, PROJECTOR)
+
+
+def by_language(field: str) -> tuple[training.Task, ...]:
+    """Of held-out rows, a field by what is spoken in each language, and the other way round."""
+    return tuple(
+        tasks.Retrieval(f"{field}, {name}", rows("test", spoken=name), field, "spoken")
+        for name in LANGUAGES
+    )
+
+
+def experiment(
+    source: data.SourceConfig,
+    views: dict[str, augment.Transform],
+    method: methods.MultiModal,
+    measured: tuple[training.Task, ...],
+) -> training.Experiment:
+    """Of views by field, for a tower each."""
+    return training.Experiment(
+        data=source,
+        views=augment.Views(tuple(views.values()), fields=tuple(views)),
+        method=method,
+        optimizer=training.AdamW(learning_rate=1e-3, scaling="none"),
+        schedule=training.Schedule(warmup_epochs=2),
+        train=training.Train(batch_size=128, epochs=80, apart=True),
+        run=training.Run(devices=1),
+        tasks=measured,
+    )
