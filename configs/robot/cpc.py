@@ -13,9 +13,10 @@ def config() -> training.Experiment:
             encoders.OnFrames(arm.frame_encoder(16), "none"),
             context=encoders.Recurrence(128),
             steps=4,
+            negatives="times",
         ),
         optimizer=arm.OPTIMIZER,
-        train=training.Train(batch_size=16, epochs=100),
+        train=training.Train(batch_size=16, epochs=60),
         run=training.Run(devices=1),
         tasks=arm.measured(),
     )

@@ -13,7 +13,7 @@ def config() -> training.Experiment:
         views=augment.Views((view, view), fields="video_0"),
         method=methods.SimCLR(arm.frame_encoder(), encoders.MLP((128, 64))),
         optimizer=arm.OPTIMIZER,
-        train=training.Train(batch_size=192, epochs=20),
+        train=training.Train(batch_size=192, epochs=10),
         run=training.Run(devices=1),
         tasks=arm.measured(),
     )

@@ -14,7 +14,7 @@ def config() -> training.Experiment:
             arm.frame_encoder(), encoders.MLP((128, 32)), contrast="info_nce"
         ),
         optimizer=arm.OPTIMIZER,
-        train=training.Train(batch_size=16, epochs=100),
+        train=training.Train(batch_size=16, epochs=60),
         run=training.Run(devices=1),
         tasks=arm.measured(),
     )

@@ -12,7 +12,7 @@ from jaxcl.evaluation import tasks
 STAMPS = "data/stamps"
 TOKENIZER = "data/text/captions.json"
 LANGUAGES = ("bg", "es", "fr", "ru")
-FRONT = augment.LogMel(hop=320, mels=40, mean=-30.0, std=20.0)
+FRONT = augment.LogMel(hop=400, mels=32, mean=-30.0, std=20.0)
 PROJECTOR = encoders.MLP((128,), output_bias=False)
 
 
@@ -23,7 +23,7 @@ def rows(part: str, **spoken: str | tuple[str, ...]) -> data.SourceConfig:
         f"{STAMPS}/stamps.npz", TOKENIZER, ("caption",), max_length=32, empty="keep"
     )
     sounds = (
-        data.Sounds(f"{STAMPS}/speech.csv", seconds=2.5, column=column, field=field)
+        data.Sounds(f"{STAMPS}/speech.csv", seconds=2.0, column=column, field=field)
         for field, column in spoken.items()
     )
     pictures = data.Arrays(f"{STAMPS}/stamps.npz", size=32)
@@ -86,7 +86,7 @@ def experiment(
         method=method,
         optimizer=training.AdamW(learning_rate=1e-3, scaling="none"),
         schedule=training.Schedule(warmup_epochs=2),
-        train=training.Train(batch_size=128, epochs=80, apart=True),
+        train=training.Train(batch_size=128, epochs=40, apart=True),
         run=training.Run(devices=1),
         tasks=measured,
     )

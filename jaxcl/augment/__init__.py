@@ -44,6 +44,7 @@ from jaxcl.augment.recipes import (
 )
 from jaxcl.augment.sound import (
     AddNoise,
+    MixBackground,
     RandomGain,
     RandomWindow,
     SpecAugment,
@@ -92,6 +93,7 @@ __all__ = [
     "GaussianNoise",
     "LogMel",
     "MaskTokens",
+    "MixBackground",
     "Normalize",
     "OneOf",
     "RandAugment",

@@ -121,6 +121,40 @@ class SpecAugment(Transform):
         return jnp.where(blank[..., None], jnp.mean(image), image)
 
 
+@dataclasses.dataclass(frozen=True)
+class MixBackground(Transform):
+    """A spectrogram [F, B, 1] in decibels under a little of another time of its own, which is laid
+    over it (log-mixup-exp: Niizumi et al., 2021, whose backgrounds are past clips of other sounds:
+    `mix_spectrograms` lays any over any).
+
+    Raises:
+      ValueError: for a share out of range; when called, for another rank.
+    """
+
+    share: float = 0.4
+    """Of the background's power, at most; even from 0. 0 to below 1."""
+    mean: float = 0.0
+    """dB that are 0 in the spectrogram, as in `LogMel`."""
+    std: float = 1.0
+    """dB that are 1."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share < 1 or not self.std > 0:
+            raise ValueError(
+                f"MixBackground: share is {self.share} and std {self.std}, expected a share from 0 "
+                "to below 1 and a positive std"
+            )
+
+    def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
+        if image.ndim != 3:
+            raise ValueError(f"{self} takes a spectrogram [F, B, 1], got shape {image.shape}")
+        share_key, place_key = jax.random.split(key)
+        share = jax.random.uniform(share_key, (), maxval=self.share)
+        background = jnp.roll(image, jax.random.randint(place_key, (), 0, len(image)), axis=0)
+        level, behind = (one * self.std + self.mean for one in (image, background))
+        return (mix_spectrograms(level, behind, share) - self.mean) / self.std
+
+
 def mix_spectrograms(first: jax.Array, second: jax.Array, share: jax.Array | float) -> jax.Array:
     """Two spectrograms in decibels laid over one another: powers are added, not decibels.
 

@@ -1,22 +1,23 @@
 """Sound files: windows of one length, at one rate."""
 
-import contextlib
 import dataclasses
 import functools
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from jaxcl.choices import check_choices
+from jaxcl.data.clips import LOUDEST, Clips, FileClips, PreparedClips, window_place
 from jaxcl.data.decoding import Undecodable, read_or_next
-from jaxcl.data.files import BAD_FILE, list_files, subfolder_labels
+from jaxcl.data.files import list_files, subfolder_labels
 from jaxcl.data.parts import joined_groups
 from jaxcl.data.source import THERE, Record, SourceConfig
 from jaxcl.data.tables import ENDINGS as TABLES
 from jaxcl.data.tables import read_columns
+from jaxcl.data.tfds import is_prepared
 from jaxcl.extras import import_extra
 
 SoundLabels = Literal["none", "subfolders"]
@@ -25,9 +26,7 @@ Short = Literal["pad", "repeat", "refuse"]
 is refused."""
 
 _ENDINGS = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au"})
-_SEEKABLE = {"WAV", "WAVEX", "RF64", "W64", "FLAC", "AIFF", "AU"}  # to the very sample
 _LOOKED_AT = 100  # files that are decoded when a source opens, at most
-_LOUDEST = 32767
 
 
 class SoundSource:
@@ -37,9 +36,9 @@ class SoundSource:
     int16, of which `augment` makes floats.
 
     Args:
-      root: the folder.
-      names: paths of the files below it, with slashes; "" where a record has none. Of several files
-        a record, such as of several speakers, a tuple each.
+      clips: the files.
+      names: their names; "" where a record has none. Of several files a record, such as of several
+        speakers, a tuple each.
       labels: [N] integers, or None.
       label_names: the name of each label, or None.
       config: the rest.
@@ -50,7 +49,7 @@ class SoundSource:
 
     def __init__(
         self,
-        root: str,
+        clips: "Clips",
         names: Sequence[str] | Sequence[tuple[str, ...]],
         labels: np.ndarray | None,
         label_names: tuple[str, ...] | None,
@@ -61,7 +60,7 @@ class SoundSource:
         self.names = [own[0] if own else "" for own in self._files]
         self.labels = labels
         self.label_names = label_names
-        self._root = root
+        self._clips = clips
         self._config = config
         self._with_file = np.flatnonzero([bool(own) for own in self._files])
         self._kept: dict[str, np.ndarray] = {}
@@ -110,7 +109,7 @@ class SoundSource:
         """A record, by its place among those that have a file."""
         record = int(self._with_file[place])
         own = self._files[record]
-        window = self._window(self._path(own[int(which * len(own))]), share)
+        window = self._window(own[int(which * len(own))], share)
         return Record(replaced=False) | {self._config.field: window} | self._beside(record)
 
     def _beside(self, record: int) -> dict[str, Any]:
@@ -121,23 +120,22 @@ class SoundSource:
             found["label"] = self.labels[record]
         return found
 
-    def _window(self, path: str, share: float | None) -> np.ndarray:
+    def _window(self, name: str, share: float | None) -> np.ndarray:
         config = self._config
-        kept = self._kept.get(path)
-        if kept is None:
-            if not config.keep and not config.is_whole(path):
-                return fitted(
-                    read_part(path, config.rate, config.samples, share), config, path, share
-                )
-            kept = self._decode(path)
-        return fitted(kept, config, path, share)
+        clip = self._kept.get(name)
+        if clip is None:
+            if not config.keep and not self._clips.is_whole(name):
+                clip = self._clips.part(name, config.samples, share)
+            else:
+                clip = self._decode(name)
+        return fitted(clip, config, self._clips.told(name), share)
 
-    def _decode(self, path: str) -> np.ndarray:
+    def _decode(self, name: str) -> np.ndarray:
         """All of a file, which is kept where there is room."""
-        clip = to_int16(read_clip(path, self._config.rate))
+        clip = self._clips.whole(name)
         if clip.nbytes <= self._left:
             self._left -= clip.nbytes
-            self._kept[path] = clip
+            self._kept[name] = clip
         return clip
 
     def _look(self) -> tuple[str, ...]:
@@ -146,18 +144,19 @@ class SoundSource:
         some = self._with_file[np.linspace(0, count - 1, min(_LOOKED_AT, count)).astype(int)]
         short, loud, bad = [], [], []
         for record in some.tolist():
-            path = self._path(self.names[record])
+            name = self.names[record]
+            path = self._clips.told(name)
             try:
-                if config.keep or config.is_whole(path):
-                    clip = self._decode(path)
+                if config.keep or self._clips.is_whole(name):
+                    clip = self._decode(name)
                 else:
-                    clip = read_part(path, config.rate, config.samples, None)
+                    clip = self._clips.part(name, config.samples, None)
             except Undecodable as error:
                 bad.append(str(error))
                 continue
             if len(clip) < config.samples:
                 short.append(path)
-            if np.mean(np.abs(clip.astype(np.int32)) >= _LOUDEST) > 1e-3:
+            if np.mean(np.abs(clip.astype(np.int32)) >= LOUDEST) > 1e-3:
                 loud.append(path)
         told = f"of {len(some)} files looked at"
         window = f"the window of {self._config.seconds:g} s"
@@ -179,14 +178,11 @@ class SoundSource:
             found.append(f"{len(bad)} {told} are replaced by the next ones: {bad[0]}")
         return tuple(found)
 
-    def _path(self, name: str) -> str:
-        return os.path.join(self._root, *name.split("/"))
-
 
 @dataclasses.dataclass(frozen=True)
 class Sounds(SourceConfig):
-    """Every sound file in a folder and the folders below it, ordered by path, or those that a table
-    names.
+    """Every sound file in a folder and the folders below it, ordered by path, those that a table
+    names, or a feature of a data set that tensorflow-datasets prepared, read without TensorFlow.
 
     wav, flac, ogg, opus, mp3, aiff and au, of any rate, depth and number of channels: resampled,
     and the channels' mean. A file that does not decode, is cut short, holds what is no number, or
@@ -197,7 +193,8 @@ class Sounds(SourceConfig):
     """
 
     path: str
-    """The folder; or a .csv, .tsv or .jsonl with paths below its own folder."""
+    """The folder; a .csv, .tsv or .jsonl with paths below its own folder; or the directory, that of
+    a version, of a prepared data set."""
     rate: int = 16_000
     """Samples a second."""
     seconds: float = 1.0
@@ -209,9 +206,12 @@ class Sounds(SourceConfig):
     column: str | tuple[str, ...] = "sound"
     """Of a table: name of the column of paths, of which some may be empty. Of several columns, such
     as one sentence by several speakers, a record is the first that is there; each time that it is
-    trained on, any."""
+    trained on, any. Of a prepared data set: name of the feature."""
     label: str | None = None
-    """Of a table: name of the column of labels; None: none."""
+    """Of a table: name of the column of labels; of a prepared data set: of an integer feature.
+    None: none."""
+    split: str = "train"
+    """Of a prepared data set: a split, or a part of one ("train[:10%]")."""
     same: Literal["nothing", "name"] = "nothing"
     """What makes files one group, which `Split` and `train.apart` keep together and apart: with
     "name" that their names are the same but for folder and ending, such as one sentence by several
@@ -248,6 +248,8 @@ class Sounds(SourceConfig):
         path = os.path.expanduser(self.path)
         if os.path.isfile(path):
             return self._of_table(path)
+        if is_prepared(path):
+            return self._prepared(path)
         if not os.path.isdir(path):
             raise FileNotFoundError(
                 f"{path} is neither a folder of sound files nor a table of them ({_tables()})"
@@ -261,13 +263,17 @@ class Sounds(SourceConfig):
         labels, label_names = None, None
         if self.labels == "subfolders":
             labels, label_names = subfolder_labels(path, names)
-        return SoundSource(path, names, labels, label_names, self)
+        return SoundSource(FileClips(path, self.rate), names, labels, label_names, self)
 
-    def is_whole(self, path: str) -> bool:
-        """Whether a file can only be read from its beginning to its end: to be resampled, or of a
-        format that does not tell where a sample lies."""
-        info = _info(path)
-        return info.samplerate != self.rate or info.format not in _SEEKABLE
+    def _prepared(self, path: str) -> SoundSource:
+        if not isinstance(self.column, str) or self.labels != "none" or self.same != "nothing":
+            raise ValueError(
+                f"{path} is a prepared data set: name one feature by column, labels by label, and "
+                "leave same out"
+            )
+        clips = PreparedClips(path, self.split, self.column, self.label, self.rate)
+        names = [str(number) for number in range(len(clips))]
+        return SoundSource(clips, names, clips.labels, clips.label_names, self)
 
     def _of_table(self, path: str) -> SoundSource:
         if self.labels != "none":
@@ -296,61 +302,15 @@ class Sounds(SourceConfig):
         if self.label is not None:
             different, numbers = np.unique(np.asarray(read[self.label]), return_inverse=True)
             labels, label_names = numbers.astype(np.int32), tuple(different.tolist())
-        return SoundSource(root, [*zip(*names, strict=True)], labels, label_names, self)
-
-
-def read_clip(path: str, rate: int) -> np.ndarray:
-    """A whole file: [T] float32, -1 to 1, the mean of its channels, at that rate.
-
-    Raises:
-      Undecodable: if it cannot be read, is cut short, is silent, or holds what is no number.
-    """
-    info = _info(path)
-    with _decoding(path) as soundfile:
-        samples, own_rate = soundfile.read(path, dtype="float32", always_2d=True)
-    if not len(samples) or (info.format in _SEEKABLE and len(samples) < info.frames):
-        raise Undecodable(f"{path} is cut short: {len(samples)} of {info.frames} samples")
-    clip = samples.mean(1)
-    _check_numbers(clip, path)
-    if _is_silent(clip):
-        raise Undecodable(f"{path} holds nothing but silence")
-    if own_rate != rate:
-        clip = import_extra("soxr", "sound").resample(clip, own_rate, rate)
-    return clip
-
-
-def read_part(path: str, rate: int, samples: int, share: float | None) -> np.ndarray:
-    """Of a file that is read by its samples: the window alone, as int16.
-
-    Raises:
-      Undecodable: as `read_clip`.
-    """
-    frames = _info(path).frames
-    start = _start(frames, samples, share)
-    with _decoding(path) as soundfile:
-        part, _ = soundfile.read(
-            path, dtype="float32", always_2d=True, start=start, stop=min(start + samples, frames)
-        )
-        last, _ = soundfile.read(path, start=frames - 1)  # of what is cut short there is none
-    if len(part) < min(samples, frames) or not len(last):
-        raise Undecodable(f"{path} is cut short")
-    clip = part.mean(1)
-    if _is_silent(clip):
-        read_clip(path, rate)  # which tells a pause from a file that holds nothing
-    _check_numbers(clip, path)
-    return to_int16(clip)
-
-
-def to_int16(clip: np.ndarray) -> np.ndarray:
-    """Of floats -1 to 1, cut off there."""
-    return np.clip(np.round(clip * 32768.0), -32768, _LOUDEST).astype(np.int16)
+        clips = FileClips(root, self.rate)
+        return SoundSource(clips, [*zip(*names, strict=True)], labels, label_names, self)
 
 
 def fitted(clip: np.ndarray, config: Sounds, path: str, share: float | None) -> np.ndarray:
     """The window of a clip, which is filled up where it is shorter."""
     samples = config.samples
     if len(clip) >= samples:
-        start = _start(len(clip), samples, share)
+        start = window_place(len(clip), samples, share)
         return clip[start : start + samples]
     if config.short == "refuse":
         raise ValueError(
@@ -360,43 +320,6 @@ def fitted(clip: np.ndarray, config: Sounds, path: str, share: float | None) -> 
     if config.short == "repeat":
         return np.resize(clip, samples)
     return np.pad(clip, (0, samples - len(clip)))
-
-
-def _start(length: int, samples: int, share: float | None) -> int:
-    """Where a window begins: at a share, 0 to 1, of all places, or in the middle."""
-    places = max(length - samples, 0) + 1
-    return (places - 1) // 2 if share is None else int(share * places)
-
-
-def _check_numbers(clip: np.ndarray, path: str) -> None:
-    if not np.isfinite(clip).all():
-        raise Undecodable(f"{path} holds samples that are no numbers")
-
-
-def _is_silent(clip: np.ndarray) -> bool:
-    """Whether nothing of it would be left as 16 bits."""
-    return bool(np.abs(clip).max(initial=0.0) * 32768 < 0.5)
-
-
-def _info(path: str) -> Any:
-    with _decoding(path) as soundfile:
-        return soundfile.info(path)
-
-
-@contextlib.contextmanager
-def _decoding(path: str) -> Iterator[Any]:
-    """soundfile, whose failures within are the file's; but those of the machine are not."""
-    try:
-        with open(path, "rb"):
-            pass
-    except OSError as error:
-        if error.errno not in BAD_FILE:
-            raise
-        raise Undecodable(f"{path} cannot be read: {error.strerror}") from error
-    try:
-        yield import_extra("soundfile", "sound")
-    except (RuntimeError, ValueError) as error:  # libsndfile's, and sizes that cannot be
-        raise Undecodable(f"{path} does not decode as sound: {error}") from error
 
 
 def _tables() -> str:

@@ -1,9 +1,12 @@
 """Data sets prepared by tensorflow-datasets, read without TensorFlow."""
 
+import contextlib
 import dataclasses
 import functools
+import importlib.util
 import os
-from collections.abc import Sequence
+import types
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -194,7 +197,8 @@ def open_prepared(path: str) -> "DatasetBuilder":
             f"reading {path} needs tensorflow-datasets ({error}): "
             "pip install tensorflow-datasets importlib_resources"
         ) from error
-    builder = tfds.builder_from_directory(path)
+    with _audio_without_tensorflow():
+        builder = tfds.builder_from_directory(path)
     file_format = builder.info.file_format
     if file_format is not tfds.core.FileFormat.ARRAY_RECORD:
         raise ValueError(
@@ -204,9 +208,48 @@ def open_prepared(path: str) -> "DatasetBuilder":
     return builder
 
 
+@contextlib.contextmanager
+def _audio_without_tensorflow() -> Iterator[None]:
+    """Within it, a data set's features may be sounds where TensorFlow is not installed: of it their
+    class asks nothing but a type by its name, which is never used where NumPy reads."""
+    if importlib.util.find_spec("tensorflow") is not None:
+        yield
+        return
+    from tensorflow_datasets.core.features import audio_feature
+
+    before = audio_feature.tf
+    audio_feature.tf = types.SimpleNamespace(
+        dtypes=types.SimpleNamespace(as_dtype=np.dtype), string=np.object_
+    )
+    try:
+        yield
+    finally:
+        audio_feature.tf = before
+
+
 def is_prepared(path: str) -> bool:
     """Whether a directory is one that tensorflow-datasets prepared."""
     return os.path.isfile(os.path.join(path, _INFO))
+
+
+class PreparedRecords(Sequence[dict]):
+    """The records of a split; in another process they are opened anew."""
+
+    def __init__(self, path: str, split: str, records: Sequence[dict]):
+        self._path, self._split, self._records = path, split, records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, number: Any) -> Any:
+        return self._records[number]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _opened_anew, (self._path, self._split)
+
+
+def _opened_anew(path: str, split: str) -> Sequence[dict]:
+    return encoded_records(open_prepared(path), split)
 
 
 def encoded_records(builder: "DatasetBuilder", split: str) -> Sequence[dict]:
@@ -223,7 +266,7 @@ def encoded_records(builder: "DatasetBuilder", split: str) -> Sequence[dict]:
             f"cannot read {builder.data_dir} [{split}]: {error}; its splits are "
             f"{[*builder.info.splits]}"
         ) from error
-    return records
+    return PreparedRecords(str(builder.data_dir), split, records)
 
 
 def _skip_images(feature: Any) -> Any:

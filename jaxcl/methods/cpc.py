@@ -1,7 +1,7 @@
 """CPC: what has been heard predicts what comes, against what comes elsewhere."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -11,7 +11,7 @@ from jaxcl.choices import check_choices
 from jaxcl.losses import info_nce
 from jaxcl.methods.health import in_batch_health
 from jaxcl.methods.method import Batch, EncoderMethod, EncoderState, Metrics, Params
-from jaxcl.methods.networks import forward, init_networks
+from jaxcl.methods.networks import forward, init_networks, stream
 from jaxcl.similarity.rows import product
 
 
@@ -122,6 +122,13 @@ class CPC(EncoderMethod):
         """The context at each frame [N, F, C]."""
         contexts, _ = forward(self.feature_networks, params, state.batch_stats, inputs)
         return contexts
+
+    def embed_next(
+        self, params: Params, state: EncoderState, inputs: jax.Array, carry: tuple[Any, ...] = ()
+    ) -> tuple[jax.Array, tuple[Any, ...]]:
+        """The contexts [N, F, C] that are complete with the next inputs [N, T, ...] of a stream,
+        and the carry for the next call; () at its beginning. All together are `embed_frames`."""
+        return stream(self.feature_networks, params, state.batch_stats, inputs, carry)
 
     @property
     def _first(self) -> dict[str, nn.Module]:

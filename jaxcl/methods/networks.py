@@ -87,6 +87,35 @@ def forward(
     return outputs, batch_stats
 
 
+def stream(
+    modules: Mapping[str, nn.Module],
+    params: Mapping[str, Any],
+    batch_stats: Mapping[str, Any],
+    inputs: jax.Array,
+    carry: tuple[Any, ...] = (),
+) -> tuple[jax.Array, tuple[Any, ...]]:
+    """Applies causal networks in a row to the next part of a stream.
+
+    Args:
+      modules: networks by name, in order, which take a `carry`
+        (`encoders.SampleConvolutions`, `Recurrence`, `TemporalConvolutions`).
+      params: parameters by name; names of other networks are allowed.
+      batch_stats: batch statistics by name, likewise.
+      inputs: [N, T, ...] the next inputs of the first, however many.
+      carry: what the call before returned; () at the beginning.
+
+    Returns:
+      [N, F, D] outputs of the last that are complete now, and the carry for the next call.
+    """
+    outputs, carried = inputs, []
+    before = carry or ((),) * len(modules)
+    for (name, module), own in zip(modules.items(), before, strict=True):
+        variables = {"params": params[name], "batch_stats": batch_stats[name]}
+        outputs, after = module.apply(variables, outputs, carry=own)
+        carried.append(after)
+    return outputs, tuple(carried)
+
+
 def network_streams(
     draws: Draws | None, name: str, rows: int
 ) -> contextlib.AbstractContextManager[dict[str, jax.Array] | None]:

@@ -79,6 +79,22 @@ def test_mixing_adds_powers():
     np.testing.assert_allclose(augment.mix_spectrograms(levels[0], levels[1], 0.0), levels[0])
 
 
+def test_a_background_is_another_time_of_the_same():
+    levels = np.random.default_rng(2).uniform(-60, 0, (9, 4, 1)).astype(np.float32)
+    scaled = (levels + 30) / 20
+    mixed = augment.MixBackground(0.4, mean=-30.0, std=20.0)(KEY, scaled) * 20 - 30
+    share_key, place_key = jax.random.split(KEY)
+    share = float(jax.random.uniform(share_key, (), maxval=0.4))
+    background = np.roll(levels, int(jax.random.randint(place_key, (), 0, 9)), axis=0)
+    powers = (1 - share) * 10 ** (levels / 10) + share * 10 ** (background / 10)
+    np.testing.assert_allclose(mixed, 10 * np.log10(powers), atol=1e-3)
+    unmixed = augment.MixBackground(0.0)(KEY, scaled)
+    np.testing.assert_allclose(unmixed, scaled, atol=1e-5)
+    with pytest.raises(ValueError, match=r"share is 1\.0"):
+        augment.MixBackground(1.0)
+
+
+@pytest.mark.slow
 def test_views_of_16_bit_samples_are_spectrograms():
     view = Compose(
         (augment.RandomWindow(1_600), augment.RandomGain(), augment.LogMel(), augment.SpecAugment())

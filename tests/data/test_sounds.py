@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from jaxcl.data import Arrays, Batches, Paired, Sounds, Split, batch_at
-from jaxcl.data.sound import read_clip
+from jaxcl.data.clips import read_clip
 from jaxcl.data.source import read_record
 
 RATE = 8_000

@@ -12,14 +12,19 @@ import pytest
 # spoils the finalizers of whatever the garbage collector finds in that moment.
 import tensorflow_datasets  # noqa: F401
 
-from jaxcl.data import TFDS, Batches, Paired, Texts, train_tokenizer
+from jaxcl.data import TFDS, Batches, Paired, Sounds, Texts, train_tokenizer
 
 # Preparing runs in its own process, so that reading is seen to need nothing of the builder's code.
 PREPARE = """
-import io, sys
+import io, sys, types
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
+from tensorflow_datasets.core.features import audio_feature, feature
+
+# What a data set with sounds asks TensorFlow for when it is prepared: types by their names.
+types_alone = types.SimpleNamespace(dtypes=types.SimpleNamespace(as_dtype=np.dtype))
+audio_feature.tf = feature.tf = types_alone
 
 
 class Tiny(tfds.core.GeneratorBasedBuilder):
@@ -35,6 +40,8 @@ class Tiny(tfds.core.GeneratorBasedBuilder):
                 "number": np.int64,
                 "title": tfds.features.Text(),
                 "captions": tfds.features.Sequence({"text": tfds.features.Text()}),
+                "audio": tfds.features.Audio(sample_rate=8000),
+                "stereo": tfds.features.Audio(shape=(None, 2), dtype=np.float32),
             }),
         )
 
@@ -53,8 +60,14 @@ class Tiny(tfds.core.GeneratorBasedBuilder):
                 "label": i % 2,
                 "number": i,
                 "title": f"the number {i}" if i != 5 else "",
+                "audio": tone(200 + 10 * i) if i != 3 else np.zeros(800, np.int64),
+                "stereo": np.zeros((5, 2), np.float32),
                 "captions": {"text": [f"{i} drawn", f"número {i}"][: 1 + i % 2]},
             }
+
+
+def tone(hertz):
+    return np.round(9000 * np.sin(2 * np.pi * hertz * np.arange(800) / 8000)).astype(np.int64)
 
 
 def png(array):
@@ -235,3 +248,34 @@ def test_names_damaged_data_files(prepared, tmp_path, damage):
         file.write_bytes(content[:1000])
     with pytest.raises(ValueError, match=r"record 0 of .* \[train\] cannot be read"):
         TFDS(str(folder)).open()
+
+
+@pytest.mark.slow
+def test_sounds_are_read_and_resampled(prepared):
+    source = Sounds(prepared, rate=16_000, seconds=0.05, column="audio", label="label").open()
+    assert len(source) == 12
+    assert source.label_names == ("cat", "dog")
+    [notice] = source.notices
+    assert notice.startswith("1 of 12 files looked at are replaced by the next ones: record ")
+    assert notice.endswith(f" of {prepared} [train] holds nothing but silence")
+    frequencies, replaced = [], 0
+    for record in range(12):
+        found = source[record]
+        assert found["sound"].shape == (800,)
+        replaced += found["replaced"]
+        spectrum = np.abs(np.fft.rfft(found["sound"] * np.hanning(800), 16_000))
+        frequencies.append(int(np.argmax(spectrum)))
+    # In the order of preparing, which is none: each tone once, but that one stands in for silence.
+    assert replaced == 1
+    wanted = [200 + 10 * number for number in range(12) if number != 3]
+    assert len({*frequencies}) == 11
+    assert all(min(abs(one - other) for other in wanted) <= 2 for one in frequencies)
+    assert "tensorflow" not in sys.modules
+    for changes, words in (
+        ({"column": "title"}, "no feature 'title' of sound"),
+        ({"column": "stereo"}, "does not say its sample_rate"),
+        ({"column": "audio", "label": "title"}, "no feature 'title' of integers"),
+        ({"column": "audio", "labels": "subfolders"}, "labels by label"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Sounds(prepared, **changes).open()

@@ -97,6 +97,19 @@ def test_no_context_knows_what_comes():
     np.testing.assert_allclose(method.embed(params, state, SAMPLES), whole.mean(1), atol=1e-6)
 
 
+@pytest.mark.parametrize("part", [1, 8, 90])
+def test_live_sound_has_the_contexts_of_the_whole(part):
+    method = make()
+    params, state = jax.jit(method.init)(KEY, BATCH)
+    embed_next = jax.jit(method.embed_next)
+    carry, found = (), []
+    for start in range(0, T, part):
+        contexts, carry = embed_next(params, state, SAMPLES[:, start : start + part], carry)
+        found.append(contexts)
+    whole = jax.jit(method.embed_frames)(params, state, SAMPLES)
+    np.testing.assert_allclose(np.concatenate(found, axis=1), whole, atol=1e-5)
+
+
 def test_fronts_have_the_papers_frames():
     assert SampleConvolutions().field == 465  # 29 ms, one every 10 ms
     assert wav2vec_front().field == 400  # 25 ms, one every 20 ms
