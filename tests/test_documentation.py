@@ -64,6 +64,20 @@ def test_readme_python_runs(number):
     assert float(names["loss"]) > 0
 
 
+TIME_BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "time.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "printed"),
+    [(0, r"accuracy (0\.[1-9]|1\.)"), (1, r"\(1, 48, 8\) True")],
+    ids=["a loop of reinforcement learning", "live sound"],
+)
+def test_the_examples_of_time_run(number, printed, capsys):
+    exec(compile(TIME_BLOCKS[number], "time.md", "exec"), {"__name__": "__main__"})
+    assert re.search(printed, capsys.readouterr().out)
+
+
 def test_every_loss_has_its_place_in_the_table():
     from jaxcl import losses
 

@@ -23,8 +23,8 @@ def alignment_error(first: ArrayLike, second: ArrayLike) -> float:
       ValueError: if shapes do not fit or a feature is not finite.
 
     Example:
-      >>> alignment_error([[0.0], [1.0], [2.0], [3.0]], [[0.1], [1.1], [2.9], [3.2]])
-      0.0625
+      >>> alignment_error([[0.0], [1.0], [2.0], [3.0]], [[0.1], [1.1], [2.9], [2.7]])  # 2 off by 1
+      0.125
     """
     nearest = _nearest(first, second)  # [T, T] shares
     apart = np.abs(np.arange(len(nearest))[:, None] - np.arange(len(nearest)))

@@ -54,8 +54,8 @@ def ge2e(
     Example:
       >>> import jax.numpy as jnp
       >>> rows = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
-      >>> print(ge2e(rows, jnp.array([0, 0, 1, 1]), scale=1.0))  # log(1 + exp(0 - 1))
-      [0.3132617 0.3132617 0.3132617 0.3132617]
+      >>> print(ge2e(rows, jnp.array([0, 0, 1, 1]), scale=2.0).round(4))  # log(1 + exp(0 - 2))
+      [0.1269 0.1269 0.1269 0.1269]
     """
     sizes: dict[str, int] = {}
     embeddings = check_embeddings("embeddings", embeddings, "N D", sizes)

@@ -54,3 +54,24 @@ def test_the_tanh_head_is_its_definition():
     rows -= rows.mean(1, keepdims=True)
     rows /= np.sqrt(np.mean(rows**2, axis=1, keepdims=True) + 1e-5)
     np.testing.assert_allclose(head.apply(variables, inputs), np.tanh(rows), atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "inner",
+    [
+        encoders.ResNet(18, stem="cifar", width=4, in_channels=1),
+        encoders.ViT(patch=4, image_size=16, in_channels=1, width=16, depth=1, heads=2),
+    ],
+    ids=["resnet", "vit"],
+)
+def test_encoders_of_images_take_spectrograms(inner):
+    """Not square, of one channel: as they are, samples or images."""
+    front = augment.LogMel(mels=16, hop=100, mean=-30.0, std=20.0)
+    encoder = encoders.OnSpectrogram(inner, front)
+    samples = SAMPLES[:, :1_100]  # 12 frames of 16 bands
+    found, variables = jax.jit(encoder.init_with_output)(KEY, samples)
+    images = front.of(samples)[..., None]
+    np.testing.assert_allclose(encoder.apply(variables, images), found, atol=1e-4)
+    other = encoder.apply(variables, samples[::-1])
+    np.testing.assert_allclose(other, found[::-1], atol=1e-4)
