@@ -92,6 +92,10 @@ CALLS = [
     Call(losses.clip, IMAGE_AND_TEXT, {"logit_scale": 1.0}),
     Call(losses.siglip, IMAGE_AND_TEXT, {"logit_scale": 1.0, "logit_bias": 0.0}),
     Call(losses.n_pairs, {"anchors": "N D", "positives": "N D", "ids": "N"}),
+    Call(losses.bilinear_nce, {"anchors": "N D", "positives": "N E", "weights": "D E", "ids": "N"}),
+    Call(losses.ge2e, RETRIEVAL),
+    Call(losses.time_nce, {"earlier": "N D", "later": "N D", "last": "N D"}),
+    Call(losses.hierarchical, {"z0": "N T D", "z1": "N T D"}),
     Call(losses.triplet, TRIPLET | {"negative": "N D"}, {"margin": 0.5}),
     Call(losses.triplet, TRIPLET | {"negative": "N K D"}, {"margin": 0.5}),
     Call(losses.distance_difference, TRIPLET | {"negative": "N D"}),
@@ -252,10 +256,10 @@ ABOVE_ZERO = {
     "teacher_temperature": [losses.dino],
     "smallest": [losses.distance_weighted_pairs],
     "largest": [losses.distance_weighted_pairs, losses.sig_reg],
-    "scale": [losses.init_scale_and_bias],
+    "scale": [losses.init_scale_and_bias, losses.ge2e],
     "max_scale": [losses.learnable_temperature],
 }
-ABOVE_ZERO["temperature"] += [losses.hard_nt_xent, losses.sup_con, losses.swav]
+ABOVE_ZERO["temperature"] += [losses.hard_nt_xent, losses.sup_con, losses.swav, losses.time_nce]
 ABOVE_ZERO["temperature"] += [losses.init_learnable_temperature]
 AT_LEAST_ZERO = {
     "margin": [losses.triplet, losses.lifted_structure],
@@ -267,6 +271,7 @@ AT_LEAST_ZERO = {
     "rho": [losses.tico],
 }
 SHARES = {
+    "alpha": [losses.hierarchical],
     "margin": [losses.circle],
     "beta": [losses.tico],
     "epsilon": [losses.w_mse],
@@ -310,6 +315,8 @@ OWN = [
     (losses.nt_xent, {"negatives": None}, ValueError, "negative_ids came without negatives"),
     (losses.sup_con, {"memory_labels": None}, ValueError, "memory_labels is missing"),
     (losses.sup_con, {"memory": None}, ValueError, "memory is missing"),
+    (losses.ge2e, {"contrast": "softmin"}, ValueError, "contrast is 'softmin', expected one of"),
+    (losses.ge2e, {"bias": ones(2)}, ValueError, "bias has shape (2,), expected a scalar"),
     (
         losses.sinkhorn,
         {"iterations": 0},

@@ -191,7 +191,7 @@ def test_a_corrupt_image_is_named_and_the_run_goes_on(tmp_path, capsys):
     (tmp_path / "pictures" / "3.png").write_bytes(b"nothing")
     config = folder_config(tmp_path, tmp_path / "pictures")
     assert main(["train", config, "--out", str(tmp_path / "run")]) == 0
-    assert "3.png does not decode: the next one" in " ".join(capsys.readouterr().err.split())
+    assert "3.png cannot be read: the next one" in " ".join(capsys.readouterr().err.split())
 
 
 def edited_run(tmp_path):

@@ -1,6 +1,9 @@
-"""CPC on robot video of one camera: what has been seen predicts what comes (see arm.py)."""
+"""CPC on robot video of one camera: what has been seen predicts what comes.
 
-import arm
+Data and tasks are those of time_contrastive.py.
+"""
+
+import time_contrastive as arm
 
 from jaxcl import augment, encoders, methods, training
 

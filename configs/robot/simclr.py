@@ -1,6 +1,9 @@
-"""SimCLR on single frames of robot video, of one camera: without time (see arm.py)."""
+"""SimCLR on single frames of robot video, of one camera: without time.
 
-import arm
+Data and tasks are those of time_contrastive.py.
+"""
+
+import time_contrastive as arm
 
 from jaxcl import augment, encoders, methods, training
 

@@ -1,6 +1,9 @@
-"""Captions, written in ten languages and spoken in four, as one space (see stamps.py)."""
+"""Captions, written in ten languages and spoken in four, as one space.
 
-import stamps
+Data and towers are those of together.py.
+"""
+
+import together as stamps
 
 from jaxcl import augment, methods, training
 

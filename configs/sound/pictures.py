@@ -1,6 +1,9 @@
-"""Pictures and what is said of them, in any of four languages, as one space (see stamps.py)."""
+"""Pictures and what is said of them, in any of four languages, as one space.
 
-import stamps
+Data and towers are those of together.py.
+"""
+
+import together as stamps
 
 from jaxcl import methods, training
 

@@ -1,8 +1,11 @@
-"""One sentence in four languages: two of a picture's spoken captions are alike (see stamps.py)."""
+"""One sentence in four languages: two of a picture's spoken captions are alike.
+
+Data and towers are those of together.py.
+"""
 
 import itertools
 
-import stamps
+import together as stamps
 
 from jaxcl import methods, training
 from jaxcl.evaluation import tasks

@@ -1,6 +1,6 @@
-"""Pictures and their captions alone: what `together.py` has without speech (see stamps.py)."""
+"""Pictures and their captions alone: what `together.py` has without speech."""
 
-import stamps
+import together as stamps
 
 from jaxcl import augment, methods, training
 from jaxcl.evaluation import tasks

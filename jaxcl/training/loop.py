@@ -24,7 +24,7 @@ from jaxcl.training.experiment import Experiment
 from jaxcl.training.observers import (
     MetricsFile,
     ProgressBar,
-    ReplacedImages,
+    ReplacedExamples,
     Row,
     Verdict,
     check_finite,
@@ -129,7 +129,7 @@ def train(
             for alarm in verdict.log(row):
                 bar.say(f"warning, at step {int(row['step'])}: {alarm}")
 
-        replaced = ReplacedImages(
+        replaced = ReplacedExamples(
             setup.source.names, bar.say, before=metrics_file.last_row if first else None
         )
         tracer = Tracer(profile if first else None, files.profile, bar.say)
@@ -237,7 +237,7 @@ class _Watch:
     clock: "Clock"
     checkpoints: Checkpoints
     stop: StopRequest
-    replaced: ReplacedImages
+    replaced: ReplacedExamples
     observe: Callable[[Row], None]
 
     def note(self, without_image: np.ndarray) -> None:
@@ -313,7 +313,7 @@ class Clock:
             "epoch": step / self._setup.steps_per_epoch,
             "learning_rate": float(self._setup.learning_rate(step - 1)),
             **self._rates,
-            "replaced_images": replaced,
+            "replaced_examples": replaced,
             **values,
         }
 

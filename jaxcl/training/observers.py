@@ -28,7 +28,7 @@ Row: TypeAlias = dict[str, float]
 """One logged step: `step`, `loss`, and the signals beside it."""
 
 _PLAIN_SECONDS = 10.0
-_NAMED_IMAGES = 5
+_NAMED = 5
 
 
 class MetricsFile:
@@ -147,30 +147,32 @@ class ProgressBar:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-class ReplacedImages:
-    """Counts images that do not decode and so have others in their place; names the first few."""
+class ReplacedExamples:
+    """Counts examples that cannot be read, for which others stand in; names the first few."""
 
     def __init__(
         self, names: Sequence[str], say: Callable[[str], None], *, before: Row | None
     ) -> None:
         self._names, self._say = names, say
         self._seen: set[int] = set()
-        self.count = 0 if before is None else int(before.get("replaced_images", 0))
+        self.count = 0 if before is None else int(before.get("replaced_examples", 0))
         """How many so far, of the whole run; one that comes every epoch counts every time."""
 
     def note(self, records: np.ndarray) -> None:
-        """Takes the numbers of the records without an image of their own in a batch."""
+        """Takes the numbers of the records of a batch that others stand in for."""
         self.count += len(records)
         for record in map(int, records):
-            if record in self._seen or len(self._seen) > _NAMED_IMAGES:
+            if record in self._seen or len(self._seen) > _NAMED:
                 continue
             self._seen.add(record)
-            if len(self._seen) > _NAMED_IMAGES:
-                self._say("note: more images do not decode: metrics.jsonl counts replaced_images")
+            if len(self._seen) > _NAMED:
+                self._say(
+                    "note: more examples cannot be read: metrics.jsonl counts replaced_examples"
+                )
             else:
                 self._say(
-                    f"note: image {self._names[record]} does not decode: the next one that does "
-                    "stands in for it"
+                    f"note: {self._names[record]} cannot be read: the next one that can stands in "
+                    "for it"
                 )
 
 

@@ -20,7 +20,7 @@ from jaxcl.training.loop import Clock, say
 from jaxcl.training.observers import (
     MetricsFile,
     ProgressBar,
-    ReplacedImages,
+    ReplacedExamples,
     Row,
     Verdict,
     check_finite,
@@ -148,7 +148,7 @@ def train_population(
             metrics = MetricsFile(folder.member(number).metrics, restored_step=start)
             closing.callback(metrics.close)
             name = f"member {number} ({population.field}={population.values[number]})"
-            replaced = ReplacedImages(setup.setup.source.names, say_once, before=metrics.last_row)
+            replaced = ReplacedExamples(setup.setup.source.names, say_once, before=metrics.last_row)
             members.append(_Member(name, metrics, checkpoints[number], replaced, bar.say))
         step = start
         if start < total:
@@ -185,7 +185,7 @@ class _Member:
     name: str
     metrics: MetricsFile
     checkpoints: Checkpoints
-    replaced: ReplacedImages
+    replaced: ReplacedExamples
     say: Callable[[str], None]
     verdict: Verdict = dataclasses.field(default_factory=Verdict)
     diverged: str | None = None
@@ -229,7 +229,7 @@ class _Watch:
         rates = self.setup.learning_rates(step - 1)
         rows: list[Row] = [
             shared
-            | {"learning_rate": rates[number], "replaced_images": replaced[number]}
+            | {"learning_rate": rates[number], "replaced_examples": replaced[number]}
             | {name: float(value[number]) for name, value in values.items()}
             for number in range(len(self.members))
         ]

@@ -408,10 +408,10 @@ def test_images_that_do_not_decode_are_named_and_counted(tmp_path, experiment, q
     with monkeypatch.context() as patch:
         stop_after(patch, 2)
         train(pictures, tmp_path / "run", console=quiet)
-    assert quiet.export_text().count("03.png does not decode") == 1
+    assert quiet.export_text().count("03.png cannot be read") == 1
     train(pictures, tmp_path / "run", console=quiet)
     rows = read_metrics(RunDirectory(tmp_path / "run").metrics)
-    assert [row["replaced_images"] for row in rows] == [1, 2, 3, 4]  # resumed after 2
+    assert [row["replaced_examples"] for row in rows] == [1, 2, 3, 4]  # resumed after 2
 
 
 @pytest.mark.slow
@@ -419,9 +419,9 @@ def test_of_many_images_that_do_not_decode_a_few_are_named(tmp_path, experiment,
     folder_of_pictures(tmp_path / "pictures", 16, damaged=range(8))
     train(on_pictures(experiment, tmp_path / "pictures"), tmp_path / "run", console=quiet)
     said = quiet.export_text()
-    assert said.count("does not decode") == 5
-    assert said.count("more images do not decode") == 1
-    assert read_metrics(RunDirectory(tmp_path / "run").metrics)[-1]["replaced_images"] == 4 * 8
+    assert said.count("cannot be read: the next") == 5
+    assert said.count("more examples cannot be read") == 1
+    assert read_metrics(RunDirectory(tmp_path / "run").metrics)[-1]["replaced_examples"] == 4 * 8
 
 
 @pytest.mark.slow

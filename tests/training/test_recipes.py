@@ -28,6 +28,8 @@ def test_every_method_has_a_recipe_for_imagenet_and_one_for_small_pictures():
         there = {type(load_config(path).method) for path in recipes}
         # The method of introductions is one of small pictures: configs/fashion_memory.py.
         of_others = {methods.SimCSE, methods.MultiModal, methods.COLA, methods.CPC}
+        of_others |= {methods.Wav2Vec2, methods.GE2E, methods.TS2Vec, methods.TimeContrastive}
+        of_others.add(methods.CURL)
         known = {methods.PlainMemory, methods.Method, methods.EncoderMethod}
         assert every - there - of_others <= known
 

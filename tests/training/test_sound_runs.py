@@ -151,3 +151,10 @@ def test_windows_longer_than_the_data_are_said_at_once(folder):
     run = experiment(folder, views=augment.Views((view, view), fields="sound"))
     with pytest.raises(UserError, match="a clip of 1600 samples is shorter; set the data's"):
         set_up(run)
+
+
+def test_an_encoder_that_takes_spectrograms_alone_is_said_at_once(folder):
+    run = experiment(folder)
+    method = methods.COLA(encoders.SmallCNN((4, 8)), encoders.TanhProjector(8))
+    with pytest.raises(UserError, match=r"SmallCNN takes no samples of .sound.*OnSpectrogram"):
+        set_up(dataclasses.replace(run, method=method))

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import flax.linen as nn
+import jax
 import numpy as np
 
 from jaxcl.data import Source
@@ -71,6 +73,9 @@ def check_takes(experiment: Experiment, source: Source, field: str) -> None:
             f"there is no tower for the field {field!r}: views are of {', '.join(networks)}"
         )
     network = networks.get(field, next(iter(networks.values()), None))
+    example = inputs_of(source[0])[field]
+    if example.dtype == np.int16 and example.ndim == 1 and network is not None:
+        _check_takes_samples(network, example, field)
     longest = getattr(network, "max_length", None)
     tokens = (getattr(source, "vocabulary", None) or {}).get(field)
     if tokens is None:
@@ -86,3 +91,15 @@ def check_takes(experiment: Experiment, source: Source, field: str) -> None:
             f"the tokenizer of {field!r} has {tokens} tokens and the encoder knows {known}: give "
             "the tokenizer of the training data"
         )
+
+
+def _check_takes_samples(network: nn.Module, samples: np.ndarray, field: str) -> None:
+    """Raises where an encoder that views make spectrograms for does not take samples, too."""
+    one = jax.ShapeDtypeStruct((1, *samples.shape), samples.dtype)
+    try:
+        jax.eval_shape(network.init, jax.eval_shape(jax.random.key, 0), one)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{type(network).__name__} takes no samples of {field!r}, of which features are "
+            f"measured ({error}): put it into encoders.OnSpectrogram, with the front of the views"
+        ) from error
