@@ -119,7 +119,7 @@ def decode(encoded: bytes, name: str, *, size: int | None = None, channels: int 
             pixels: Image.Image = image
             if not _is_upright_opaque(image, mode):
                 pixels = _to_8_bit(ImageOps.exif_transpose(image), mode)
-            array = np.asarray(pixels if size is None else _fit(pixels, size))
+            array = np.asarray(pixels if size is None else fit(pixels, size))
     except _DAMAGE as error:
         raise Undecodable(f"{name} does not decode as an image: {error}") from error
     return array[:, :, None] if array.ndim == 2 else array
@@ -143,7 +143,8 @@ def _to_8_bit(image: Image.Image, mode: str) -> Image.Image:
     return image.convert(mode)
 
 
-def _fit(image: Image.Image, size: int) -> Image.Image:
+def fit(image: Image.Image, size: int) -> Image.Image:
+    """The shorter side resized, antialiased bilinear, and the centre of the longer one kept."""
     return ImageOps.fit(image, (size, size), method=Image.Resampling.BILINEAR)
 
 
@@ -164,7 +165,7 @@ def resize_centre(image: np.ndarray, size: int) -> np.ndarray:
              [7, 7]], dtype=uint8)
     """
     planes = [
-        _fit(Image.fromarray(np.ascontiguousarray(plane)), size)
+        fit(Image.fromarray(np.ascontiguousarray(plane)), size)
         for plane in np.moveaxis(image, -1, 0)
     ]
     return np.stack([np.asarray(plane) for plane in planes], axis=-1)

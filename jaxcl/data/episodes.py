@@ -13,7 +13,7 @@ from jaxcl.choices import check_choices
 from jaxcl.data.arrays import read_npz
 from jaxcl.data.decoding import Undecodable, check_size_and_channels, read_or_next, resize_centre
 from jaxcl.data.rlds import PreparedEpisodes
-from jaxcl.data.source import Record, SourceConfig
+from jaxcl.data.source import THERE, Record, SourceConfig, as_numbers, inputs_of
 from jaxcl.data.tfds import is_prepared
 from jaxcl.data.video import VideoFolder
 
@@ -115,6 +115,9 @@ class EpisodeSource:
         """[N], the episode of each record."""
         self.times = self._start
         """[N], the first frame of each record in its episode."""
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        first = self[0]
+        self._shapes = {name: value.shape for name, value in inputs_of(first).items()}
 
     def __len__(self) -> int:
         return len(self._episode)
@@ -155,6 +158,12 @@ class EpisodeSource:
                 )
         if self._window is None:
             fields = {name: values[0] for name, values in fields.items()}
+        for name, wanted in self._shapes.items():
+            if fields[name].shape != wanted:
+                raise ValueError(
+                    f"{name} of {self._recordings.names[episode]} has shape {fields[name].shape}, "
+                    f"that of the first record {wanted}: set size, for frames to have one"
+                )
         found = Record(replaced=False) | fields
         if self.labels is not None:
             found["label"] = self.labels[record]
@@ -216,7 +225,10 @@ class Episodes(SourceConfig):
         """
         check_choices(self)
         check_size_and_channels(self.size, channels=3)
+        if self.keep < 0:
+            raise ValueError(f"keep is {self.keep:g}, expected 0 GiB or more")
         path = os.path.expanduser(self.path)
+        self._check_options(path)
         recordings: Recordings
         if is_prepared(path):
             recordings = PreparedEpisodes(path, self.split, self.fields, self.label, self.size)
@@ -237,14 +249,30 @@ class Episodes(SourceConfig):
             short=self.short,
         )
 
+    def _check_options(self, path: str) -> None:
+        """Raises for options that say nothing of such a path."""
+        is_set = {
+            "cameras": self.cameras != (),
+            "lengths": self.lengths is not None,
+            "label": self.label is not None,
+            "split": self.split != "train",
+        }
+        takes = {"label", "split"} if is_prepared(path) else {"cameras", "lengths", "label"}
+        if os.path.isdir(path) and not is_prepared(path):
+            takes = set()
+        for name in sorted(name for name, given in is_set.items() if given and name not in takes):
+            advice = ": name cameras by fields" if name == "cameras" and not takes else ""
+            raise ValueError(f"{path} takes no {name}{advice}; leave it out")
+
     def _of_arrays(self, path: str) -> "ArrayEpisodes":
+        notices: tuple[str, ...] = ()
         named = [*dict.fromkeys([*self.fields, *self.cameras])]
         beside = read_npz(path, [name for name in (self.lengths, self.label) if name is not None])
         arrays = dict(read_npz(path, named))
         if not self.fields:
             others = read_npz(path, None).items()
             arrays |= {name: array for name, array in others if name not in beside}
-            arrays = _of_one_time(arrays, self.cameras)
+            arrays, notices = _of_one_time(arrays, self.cameras)
         split: dict[str, np.ndarray] = {}
         for name, array in arrays.items():
             if name not in self.cameras:
@@ -255,13 +283,22 @@ class Episodes(SourceConfig):
                     f"{name} of {path} has shape {array.shape}, expected [episodes, frames, "
                     "cameras, ...]"
                 )
-            split |= {f"{name}_{camera}": array[:, :, camera] for camera in range(array.shape[2])}
+            of_cameras = {
+                f"{name}_{number}": array[:, :, number] for number in range(array.shape[2])
+            }
+            twice = sorted(set(of_cameras) & (set(arrays) | set(split)))
+            if twice:
+                raise ValueError(
+                    f"{path} has an array {twice[0]!r}, as a camera of {name} is called"
+                )
+            split |= of_cameras
         return ArrayEpisodes(
             split,
             lengths=None if self.lengths is None else beside[self.lengths],
             labels=None if self.label is None else beside[self.label],
             size=self.size,
             what=path,
+            notices=notices,
         )
 
 
@@ -275,6 +312,7 @@ class ArrayEpisodes:
       labels: [E] integers or strings, or None.
       size: side that pictures get; None: as they are.
       what: what errors call them.
+      notices: what is to be said of them.
 
     Raises:
       ValueError: if arrays, lengths or labels do not go together.
@@ -288,7 +326,14 @@ class ArrayEpisodes:
         labels: np.ndarray | None = None,
         size: int | None = None,
         what: str = "episodes",
+        notices: tuple[str, ...] = (),
     ):
+        for name in arrays:
+            if name in ("index", "label", "replaced") or name.endswith(THERE):
+                raise ValueError(
+                    f"{what} has an array {name!r}, which records have of their own: name it by "
+                    "label, rename it, or leave it out by fields"
+                )
         shapes = {array.shape[:2] for array in arrays.values()}
         if len(shapes) != 1 or any(array.ndim < 2 or 0 in array.shape for array in arrays.values()):
             told = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
@@ -307,9 +352,9 @@ class ArrayEpisodes:
             )
         self.names = [f"episode {number}" for number in range(count)]
         self.labels, self.label_names = numbered(labels, count, what)
-        self.notices: tuple[str, ...] = ()
+        self.notices = notices
         self._size = size
-        self._arrays = {name: _plain(array) for name, array in arrays.items()}
+        self._arrays = {name: _plain(array, f"{name} of {what}") for name, array in arrays.items()}
 
     def read(self, episode: int, times: np.ndarray) -> dict[str, np.ndarray]:
         """As `Recordings.read`."""
@@ -339,32 +384,43 @@ def numbered(
     if labels.dtype.kind in "US":
         different, numbers = np.unique(labels.astype(str), return_inverse=True)
         return numbers.astype(np.int32), tuple(different.tolist())
-    return labels.astype(np.int32), None
+    return as_numbers(labels, f"the label of {what}"), None
 
 
-def _of_one_time(arrays: dict[str, np.ndarray], named: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Those of [episodes, frames, ...] as most have, or as what is named has."""
+def _of_one_time(
+    arrays: dict[str, np.ndarray], named: tuple[str, ...]
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Those of [episodes, frames, ...] as what is named has, or most; and what is said of others
+    that have an axis of frames, too."""
     able = {name: array for name, array in arrays.items() if array.ndim > 1}
     wanted = [array.shape[:2] for name, array in able.items() if name in named]
     shapes = wanted or [array.shape[:2] for array in able.values()]
     if not shapes:
-        return {}
-    usual = max(shapes, key=shapes.count)
-    return {name: array for name, array in able.items() if array.shape[:2] == usual}
+        return {}, ()
+    counts = {shape: shapes.count(shape) for shape in shapes}
+    most = [shape for shape, count in counts.items() if count == max(counts.values())]
+    if len(most) > 1:
+        told = ", ".join(f"{name} {array.shape[:2]}" for name, array in able.items())
+        raise ValueError(
+            f"arrays run out of step, and none of these is usual: {told}. Name by fields those "
+            "that go together"
+        )
+    kept = {name: array for name, array in able.items() if array.shape[:2] == most[0]}
+    others = [f"{name} {array.shape[:2]}" for name, array in able.items() if name not in kept]
+    if not others:
+        return kept, ()
+    return kept, (
+        f"left out, for they have not {most[0][0]} episodes of {most[0][1]} frames: "
+        f"{', '.join(others)}",
+    )
 
 
-def _plain(array: np.ndarray) -> np.ndarray:
-    """Numbers as devices take them: of pictures [E, T, H, W, C] uint8 or floats, of all else int32
-    or floats."""
-    if array.dtype.kind == "f":
-        return array.astype(np.float32, copy=False)
-    if array.dtype.kind not in "iub":
-        raise ValueError(f"frames of type {array.dtype} hold no numbers")
-    if array.dtype == np.uint8:
-        return array
-    if array.ndim == 5 and array.min() >= 0 and array.max() <= 255:
+def _plain(array: np.ndarray, name: str) -> np.ndarray:
+    """Numbers as devices take them: of pictures [E, T, H, W, C] uint8 or floats."""
+    is_picture = array.ndim == 5 and array.dtype.kind in "iu"
+    if is_picture and array.dtype != np.uint8 and array.min() >= 0 and array.max() <= 255:
         return array.astype(np.uint8)
-    return array.astype(np.int32)
+    return as_numbers(array, name)
 
 
 def _told(

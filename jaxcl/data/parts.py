@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from jaxcl.data.source import THERE, Record, Source, SourceConfig, inputs_of, read_record
+from jaxcl.data.source import THERE, Record, Source, SourceConfig, inputs_of, opened, read_record
 
 
 class PairedSource:
@@ -236,7 +236,7 @@ class Paired(SourceConfig):
         """
         if len(self.parts) < 2:
             raise ValueError("Paired takes two sources or more")
-        return PairedSource([part.open() for part in self.parts], self.fields)
+        return PairedSource([opened(part) for part in self.parts], self.fields)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,7 +266,7 @@ class Split(SourceConfig):
             raise ValueError(f"share is {self.share}, expected more than 0 and less than 1")
         if self.part not in ("train", "test"):
             raise ValueError(f"part is {self.part!r}, expected 'train' or 'test'")
-        source = self.of.open()
+        source = opened(self.of)
         groups = getattr(source, "groups", None)
         groups = np.arange(len(source)) if groups is None else groups
         _, group = np.unique(groups, return_inverse=True)

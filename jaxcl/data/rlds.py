@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxcl.data.decoding import decode
+from jaxcl.data.source import as_numbers
 from jaxcl.data.tfds import encoded_records, open_prepared, read_prepared
 
 STEPS = "steps"
@@ -59,14 +60,20 @@ class PreparedEpisodes:
         }
         self._size, self._where = size, f"{path} [{split}]"
         self._records = encoded_records(builder, split)
-        episodes = [self._episode(number) for number in range(len(self._records))]
-        self.lengths = np.array([len(episode[STEPS]) for episode in episodes])
-        self.names = [self._name(number) for number in range(len(episodes))]
+        self._last: tuple[int, dict[str, Any]] | None = None
+        lengths, given = [], []
+        for number in range(len(self._records)):  # one at a time: each holds all its pictures
+            episode = self._episode(number)
+            lengths.append(len(episode[STEPS]))
+            if label is not None:
+                given.append(_label_of(episode, label, features, path))
+        self.lengths = np.array(lengths)
+        self.names = [self._name(number) for number in range(len(lengths))]
         self.labels: np.ndarray | None = None
         self.label_names: tuple[str, ...] | None = None
         self.notices: tuple[str, ...] = ()
         if label is not None:
-            self.labels, self.label_names = _labels(episodes, label, features, path)
+            self.labels, self.label_names = _labels(given, label, features, path)
 
     def read(self, episode: int, times: np.ndarray) -> dict[str, np.ndarray]:
         """As `Recordings.read`."""
@@ -85,11 +92,20 @@ class PreparedEpisodes:
                     )
                     for time, encoded in values.items()
                 }
-            found[field] = _stacked([values[time] for time in times.tolist()])
+            found[field] = _stacked([values[time] for time in times.tolist()], field)
         return found
 
     def _episode(self, number: int) -> dict[str, Any]:
-        return read_prepared(self._records, number, self._name(number))
+        """A record, which is parsed as a whole; the last one stays, for its moments follow one
+        another."""
+        last = self._last
+        if last is None or last[0] != number:
+            last = (number, read_prepared(self._records, number, self._name(number)))
+            self._last = last
+        return last[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_last": None}
 
     def _name(self, number: int) -> str:
         return f"record {number} of {self._where}"
@@ -123,27 +139,34 @@ def _within(step: Any, name: str) -> Any:
     return step
 
 
-def _stacked(values: Sequence[Any]) -> np.ndarray:
-    array = np.stack([np.asarray(value) for value in values])
-    if array.dtype.kind == "f":
-        return array.astype(np.float32)
-    return array if array.dtype == np.uint8 else array.astype(np.int32)
+def _stacked(values: Sequence[Any], field: str) -> np.ndarray:
+    arrays = [np.asarray(value) for value in values]
+    if len({array.shape for array in arrays}) > 1:
+        raise ValueError(
+            f"{field} has frames of several shapes, {arrays[0].shape} the first: set size"
+        )
+    return as_numbers(np.stack(arrays), field)
 
 
-def _labels(
-    episodes: Sequence[dict[str, Any]], label: str, features: Any, path: str
-) -> tuple[np.ndarray, tuple[str, ...] | None]:
-    """Of each episode, from a feature beside its steps."""
+def _label_of(episode: dict[str, Any], label: str, features: Any, path: str) -> Any:
+    """What an episode's feature beside its steps holds."""
     beside = dict(_leaves(features, ""))
     if label not in beside or label.split("/")[0] == STEPS:
         others = ", ".join(name for name in beside if name != STEPS) or "none"
         raise ValueError(f"{path} has no feature {label!r} beside its steps: it has {others}")
-    values = [_within(episode, label) for episode in episodes]
+    return _within(episode, label)
+
+
+def _labels(
+    values: Sequence[Any], label: str, features: Any, path: str
+) -> tuple[np.ndarray, tuple[str, ...] | None]:
+    """Numbers of what each episode is of, and their names."""
+    feature = dict(_leaves(features, ""))[label]
     if isinstance(values[0], bytes | str):
         texts = [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values]
         different, numbers = np.unique(texts, return_inverse=True)
         return numbers.astype(np.int32), tuple(different.tolist())
     array = np.asarray(values)
     if array.ndim != 1 or array.dtype.kind not in "iub":
-        raise ValueError(f"feature {label!r} of {path} is {beside[label]}, expected one label each")
-    return array.astype(np.int32), tuple(getattr(beside[label], "names", None) or ()) or None
+        raise ValueError(f"feature {label!r} of {path} is {feature}, expected one label each")
+    return as_numbers(array, label), tuple(getattr(feature, "names", None) or ()) or None

@@ -100,6 +100,28 @@ def opened(config: SourceConfig) -> Source:
         return config.open()
 
 
+def as_numbers(array: np.ndarray, name: str) -> np.ndarray:
+    """Numbers as devices take them: uint8, int32 or float32.
+
+    Raises:
+      ValueError: for what holds no numbers, or integers of more than 32 bits.
+    """
+    if array.dtype.kind == "f":
+        return array.astype(np.float32, copy=False)
+    if array.dtype.kind not in "iub":
+        raise ValueError(f"{name} is of type {array.dtype}, which holds no numbers")
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype.itemsize > 2 and array.size:
+        low, high = int(array.min()), int(array.max())
+        if low < -(2**31) or high >= 2**31:
+            raise ValueError(
+                f"{name} has integers from {low} to {high}, which 32 bits do not hold: leave it "
+                "out by naming the others, or store it as floats"
+            )
+    return array.astype(np.int32)
+
+
 def read_record(source: Source, record: int, seed: Sequence[int] | None = None) -> Record:
     """A record; with a seed as training reads it, where the source has something to draw."""
     draw = None if seed is None else getattr(source, "draw", None)

@@ -1,20 +1,25 @@
 """Folders of video files: each a recording, or of several cameras those of one name."""
 
+import contextlib
+import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxcl.data.decoding import Undecodable
+from jaxcl.data.decoding import Undecodable, fit
 from jaxcl.data.files import list_files
 from jaxcl.extras import import_extra
 
 _ENDINGS = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".gif"})
+# By replacing what these befall, what is read would depend on chance.
+_MACHINE = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE}
 
 
 class VideoFolder:
-    """The videos of a folder, decoded when asked for, and kept in memory as long as there is room.
+    """The videos of a folder, decoded when asked for, whole files, and kept in memory as long as
+    there is room. When it opens, frames are counted in each file, and the first is decoded.
 
     Args:
       root: the folder.
@@ -32,16 +37,13 @@ class VideoFolder:
         import_extra("av", "video")
         self._size = size
         self._kept: dict[str, np.ndarray] = {}
-        self._left = int(keep * 2**30)
+        self._room = int(keep * 2**30)
+        self._left = self._room
+        self._last: tuple[str, np.ndarray] | None = None
         self.labels = None
         self.label_names = None
-        files = {
-            camera: {
-                os.path.splitext(name)[0]: os.path.join(root, camera, *name.split("/"))
-                for name in _videos(os.path.join(root, camera))
-            }
-            for camera in (cameras or ("",))
-        }
+        self._sides: tuple[str, tuple[int, int]] | None = None
+        files = {camera: _by_name(os.path.join(root, camera)) for camera in (cameras or ("",))}
         for camera, found in files.items():
             if not found:
                 raise ValueError(
@@ -83,46 +85,66 @@ class VideoFolder:
         self._files = {
             camera or "video": [found[name] for name in kept] for camera, found in files.items()
         }
-        self._shape: dict[str, tuple[int, ...]] = {}
-        first = self.read(0, np.zeros(1, int))
-        self._shape = {name: values.shape[1:] for name, values in first.items()}
 
     def read(self, episode: int, times: np.ndarray) -> dict[str, np.ndarray]:
         """As `Recordings.read`."""
         found = {}
         for camera, paths in self._files.items():
             frames = self._frames(paths[episode])
-            if len(frames) < self.lengths[episode]:
-                raise Undecodable(f"{paths[episode]} has changed: it has {len(frames)} frames")
-            found[camera] = frames[times]
-            wanted = self._shape.get(camera, frames.shape[1:])
-            if frames.shape[1:] != wanted:
-                raise ValueError(
-                    f"{paths[episode]} is {frames.shape[2]}x{frames.shape[1]} pixels, expected "
-                    f"{wanted[1]}x{wanted[0]} like the first: set size"
+            if len(frames) <= times.max():
+                raise Undecodable(
+                    f"{paths[episode]} is cut short: {len(frames)} of {self.lengths[episode]} "
+                    "frames decode"
                 )
+            found[camera] = frames[times]
         return found
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_kept": {}}
+        return self.__dict__ | {"_kept": {}, "_left": self._room, "_last": None}
 
     def _counts(self, paths: Sequence[str]) -> tuple[list[int], str | None]:
         """Frames of each, or why one cannot be read."""
+        counts = []
         try:
-            return [len(self._frames(path)) for path in paths], None
+            for path in paths:
+                count, sides = count_frames(path)
+                counts.append(count)
+                first, wanted = self._sides or (path, sides)
+                if self._size is None and sides != wanted:
+                    raise ValueError(
+                        f"{path} is {sides[1]}x{sides[0]} pixels, {first} is "
+                        f"{wanted[1]}x{wanted[0]}: set size, for all to have one"
+                    )
+                self._sides = self._sides or (path, sides)
         except Undecodable as error:
             return [], str(error)
+        return counts, None
 
     def _frames(self, path: str) -> np.ndarray:
         """All frames [T, H, W, 3] of a file."""
-        kept = self._kept.get(path)
+        kept, last = self._kept.get(path), self._last
         if kept is not None:
             return kept
+        if last is not None and last[0] == path:  # its moments follow one another
+            return last[1]
         frames = decode_video(path, self._size)
         if frames.nbytes <= self._left:
             self._left -= frames.nbytes
             self._kept[path] = frames
+        self._last = (path, frames)
         return frames
+
+
+def count_frames(path: str) -> tuple[int, tuple[int, int]]:
+    """Frames of a video file, and their height and width, nothing decoded; raises as
+    `decode_video`."""
+    with _opened(path) as container:
+        stream = container.streams.video[0]
+        sides = (stream.codec_context.height, stream.codec_context.width)
+        count = sum(1 for packet in container.demux(stream) if packet.size)
+    if not count:
+        raise Undecodable(f"{path} has no frames")
+    return count, sides
 
 
 def decode_video(path: str, size: int | None = None) -> np.ndarray:
@@ -140,27 +162,44 @@ def decode_video(path: str, size: int | None = None) -> np.ndarray:
       ImportError: where PyAV is not installed.
       Undecodable: if the file is no video, or is damaged.
     """
-    from PIL import ImageOps
-
-    av = import_extra("av", "video")
     frames = []
-    try:
-        with av.open(path) as container:
-            if not container.streams.video:
-                raise Undecodable(f"{path} has no pictures")
-            for frame in container.decode(video=0):
-                if size is None:
-                    frames.append(frame.to_ndarray(format="rgb24"))
-                else:
-                    frames.append(np.asarray(ImageOps.fit(frame.to_image(), (size, size))))
-    except (av.error.FFmpegError, OSError) as error:
-        raise Undecodable(f"{path} does not decode as a video: {error}") from error
-    if not frames:
-        raise Undecodable(f"{path} has no frames")
+    with _opened(path) as container:
+        for frame in container.decode(video=0):
+            if size is None:
+                frames.append(frame.to_ndarray(format="rgb24"))
+            else:
+                frames.append(np.asarray(fit(frame.to_image(), size)))
+    if len({frame.shape for frame in frames}) != 1:
+        told = "has frames of several sizes" if frames else "has no frames"
+        raise Undecodable(f"{path} {told}")
     return np.stack(frames)
 
 
-def _videos(folder: str) -> list[str]:
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[Any]:
+    """A video file, whose failures within are its own; but those of the machine are not."""
+    av = import_extra("av", "video")
+    try:
+        with open(path, "rb"):
+            pass
+        with av.open(path) as container:
+            if not container.streams.video:
+                raise Undecodable(f"{path} has no pictures")
+            yield container
+    except (av.error.FFmpegError, OSError) as error:
+        if error.errno in _MACHINE:
+            raise
+        raise Undecodable(f"{path} does not decode as a video: {error}") from error
+
+
+def _by_name(folder: str) -> dict[str, str]:
+    """Paths of the videos below a folder, by their names without ending."""
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"{folder} is not a folder: name cameras by their subfolders")
-    return list_files(folder, _ENDINGS)
+    found: dict[str, str] = {}
+    for name in list_files(folder, _ENDINGS):
+        stem, path = os.path.splitext(name)[0], os.path.join(folder, *name.split("/"))
+        if stem in found:
+            raise ValueError(f"{path} and {found[stem]} have one name: rename one of them")
+        found[stem] = path
+    return found

@@ -78,6 +78,11 @@ class SampleConvolutions(nn.Module):
             raise ValueError(
                 "SampleConvolutions with norm 'first' cannot stream: it normalizes over all times"
             )
+        if streams and any(s > k for k, s in zip(self.kernels, self.strides, strict=True)):
+            raise ValueError(
+                f"SampleConvolutions cannot stream with strides {self.strides} above kernels "
+                f"{self.kernels}"
+            )
         if sound.ndim != 2 or (sound.shape[1] < self.field and not streams):
             raise ValueError(
                 f"SampleConvolutions takes samples [N, T], T at least {self.field}; got shape "

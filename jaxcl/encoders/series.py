@@ -142,10 +142,16 @@ class OnFrames(nn.Module):
 
     @nn.compact
     def __call__(
-        self, frames: jax.Array, *, train: bool = False, axis_name: str | None = None
-    ) -> jax.Array:
+        self,
+        frames: jax.Array,
+        *,
+        train: bool = False,
+        axis_name: str | None = None,
+        carry: Any = None,
+    ) -> Any:
         """Maps videos [N, T, H, W, C], floats or uint8, to features [N, D], or [N, T, D] without
-        pool; an image [N, H, W, C] is a video of one frame.
+        pool; an image [N, H, W, C] is a video of one frame. In a stream, with a `carry` (which is
+        nothing here), [N, T, D] and the carry.
 
         Raises:
           ValueError: for another rank.
@@ -157,7 +163,8 @@ class OnFrames(nn.Module):
         count, times = frames.shape[:2]
         images = to_float(frames.reshape(count * times, *frames.shape[2:]))
         rows = self.encoder(images, train=train, axis_name=axis_name)
-        return pool_times(rows.reshape(count, times, -1), self.pool)
+        rows = rows.reshape(count, times, -1)
+        return pool_times(rows, self.pool) if carry is None else (rows, ())
 
 
 def pool_times(x: jax.Array, pool: PoolTimes) -> jax.Array:

@@ -51,6 +51,13 @@ class CPC(EncoderMethod):
                 f"CPC predicts {self.steps} frames ahead, and the encoder makes {frames.shape} of "
                 "a view: expected [N, F, D] with more frames"
             )
+        if contexts.ndim != 3 or contexts.shape[1] != frames.shape[1]:
+            raise ValueError(
+                f"CPC needs a context of each frame, and the context network makes "
+                f"{contexts.shape} of {frames.shape}: give it pool='none'"
+            )
+        if not getattr(self.context, "causal", True):
+            raise ValueError("CPC: contexts may not know what comes: give a causal context network")
         shape = (self.steps, contexts.shape[-1], frames.shape[-1])
         weights = nn.initializers.variance_scaling(1.0, "fan_in", "normal", batch_axis=(0,))
         key = jax.random.fold_in(key, len(self.networks))  # those before are the networks'

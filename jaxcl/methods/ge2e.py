@@ -10,9 +10,11 @@ import numpy as np
 from jaxcl.choices import check_choices
 from jaxcl.encoders import SigmoidScaleAndBias
 from jaxcl.losses import ge2e
-from jaxcl.methods.health import in_batch_health
+from jaxcl.methods.health import in_batch_health, spread_health
+from jaxcl.methods.means import mean_where
 from jaxcl.methods.method import Batch, EncoderMethod, EncoderState, Metrics, Params
 from jaxcl.methods.networks import forward, init_networks
+from jaxcl.similarity import gather_rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,17 +72,24 @@ class GE2E(EncoderMethod):
         if batch.label is None:
             raise ValueError("GE2E needs Batch.label, the speakers: name the labels of the data")
         learned: Any = self._scale.apply({"params": params["scale"]})
+        labels = jnp.tile(batch.label, len(embeddings))
+        everyones = gather_rows(labels, axis_name)
+        has_mate = (labels[:, None] == everyones).sum(1) > 1
         losses = ge2e(
             jnp.concatenate(embeddings),
-            jnp.tile(batch.label, len(embeddings)),
+            labels,
             scale=jnp.exp(learned.logit_scale),
             bias=learned.logit_bias,
             contrast=self.contrast,
             axis_name=axis_name,
         )
-        metrics = in_batch_health(embeddings[0], embeddings[-1], axis_name)
-        del metrics["chance_loss"]  # hangs on the speakers of the batch
-        return losses.mean(), state, metrics | {"scale": jnp.exp(learned.logit_scale)}
+        if len(embeddings) > 1:
+            metrics = in_batch_health(embeddings[0], embeddings[1], axis_name)
+            del metrics["chance_loss"]  # hangs on the speakers of the batch
+        else:
+            metrics = spread_health(embeddings[0], axis_name)
+        metrics["scale"] = jnp.exp(learned.logit_scale)
+        return mean_where(losses, has_mate, axis_name), state, metrics
 
     @property
     def undecayed(self) -> tuple[str, ...]:
@@ -97,6 +106,14 @@ class GE2E(EncoderMethod):
                 "GE2E: all examples are of one speaker, so there is nothing to tell apart: give "
                 "data of two or more"
             )
+        _, numbers, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+        mates = 1 - (1 - (sizes[numbers] - 1) / max(len(labels) - 1, 1)) ** (batch_size - 1)
+        if mates.mean() < 0.5:
+            return [
+                f"with one view only {mates.mean():.0%} of the examples meet another of their "
+                f"speaker in a batch of {batch_size}, and the others count for nothing: take two "
+                "views, or larger batches"
+            ]
         return []
 
     @property

@@ -1,6 +1,7 @@
 """Networks in a row over plain dictionaries: one entry of parameters and statistics for each."""
 
 import contextlib
+import inspect
 import itertools
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -106,10 +107,15 @@ def stream(
 
     Returns:
       [N, F, D] outputs of the last that are complete now, and the carry for the next call.
+
+    Raises:
+      ValueError: naming a network that cannot stream.
     """
     outputs, carried = inputs, []
     before = carry or ((),) * len(modules)
     for (name, module), own in zip(modules.items(), before, strict=True):
+        if "carry" not in inspect.signature(type(module).__call__).parameters:
+            raise ValueError(f"{type(module).__name__} ({name}) takes no carry: it cannot stream")
         variables = {"params": params[name], "batch_stats": batch_stats[name]}
         outputs, after = module.apply(variables, outputs, carry=own)
         carried.append(after)

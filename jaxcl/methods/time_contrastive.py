@@ -51,7 +51,7 @@ class TimeContrastive(EncoderMethod):
     temperature: float = 0.1
     """Of "info_nce"; > 0."""
     unit: bool = True
-    """Give embeddings unit length, for "triplet" and "order"."""
+    """Give embeddings unit length, for "triplet"."""
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -127,7 +127,7 @@ class TimeContrastive(EncoderMethod):
             first, second = embeddings
             return self._over_times(first, second, state, axis_name)
         anchors, positives, negatives = embeddings
-        if self.unit and self.contrast in ("triplet", "order"):
+        if self.unit and self.contrast == "triplet":
             anchors, positives, negatives = map(l2_normalize, embeddings)
         if self.contrast == "order":
             losses = time_nce(anchors, positives, negatives, axis_name=axis_name)

@@ -75,6 +75,13 @@ class Wav2Vec2(EncoderMethod):
 
     def __post_init__(self) -> None:
         check_positive(self, temperature=self.temperature, negatives=self.negatives)
+        gumbel = self.gumbel_temperature
+        ends = (gumbel.start, gumbel.end) if isinstance(gumbel, Linear | Cosine) else (gumbel,)
+        for value in ends:
+            check_positive(self, gumbel_temperature=value)
+        for name in ("diversity", "smallness", "encoder_gradient"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"Wav2Vec2: {name} is negative, got {getattr(self, name)}")
         if not 0 < self.mask_share <= 1 or self.mask_span < 1:
             raise ValueError(
                 f"Wav2Vec2: mask_share {self.mask_share} and mask_span {self.mask_span}; expected "
@@ -125,9 +132,9 @@ class Wav2Vec2(EncoderMethod):
             {"encoder": self.encoder}, params, state.batch_stats, self._view(batch),
             train=True, axis_name=axis_name, draws=draws,
         )  # fmt: skip
-        square = jnp.mean(jnp.square(frames), axis=(1, 2))
         slowed = self.encoder_gradient * frames
         frames = slowed + jax.lax.stop_gradient(frames - slowed)
+        square = jnp.mean(jnp.square(frames), axis=(1, 2))
         mask_key, noise_key, negatives_key = jax.random.split(draws.key, 3)
 
         def drawn(number: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

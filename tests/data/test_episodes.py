@@ -118,9 +118,9 @@ def test_what_is_no_number_is_replaced_by_the_next(tmp_path):
     batch = read_batch(source, [T + 2, T + 3, T + 4])
     assert batch["joints"][:, 0].tolist() == [12, 14, 14]
     assert batch["replaced"].tolist() == [False, True, False]
-    everywhere = EpisodeSource(ArrayEpisodes({"joints": np.full((2, 3, 1), np.nan)}), window=2)
+    everywhere = ArrayEpisodes({"joints": np.full((2, 3, 1), np.nan)})
     with pytest.raises(ValueError, match="what is no number"):
-        everywhere[0]
+        EpisodeSource(everywhere, window=2)
 
 
 def test_frames_are_resized(path):
@@ -142,6 +142,8 @@ def test_frames_are_resized(path):
         ({"cameras": ("joints",)}, "cameras, ..."),
         ({"window": 4, "lengths": "frames", "short": "refuse"}, "the first is episode 1"),
         ({"size": 0}, "size 0"),
+        ({"split": "test"}, "takes no split"),
+        ({"keep": -1.0}, "keep is -1"),
     ],
 )
 def test_what_does_not_fit_is_said(path, changes, words):
@@ -157,6 +159,29 @@ def test_cameras_of_different_numbers_of_frames_run_out_of_step(tmp_path):
         Episodes(str(path), fields=("left", "right"), window=2).open()
     with pytest.raises(FileNotFoundError, match=r"no \.npz of episodes"):
         Episodes(str(tmp_path / "nothing"), window=2).open()
+
+
+def test_arrays_that_do_not_go_together_are_said(tmp_path):
+    path = tmp_path / "some.npz"
+    state, action = np.zeros((3, 20, 2)), np.zeros((3, 19, 2))
+    np.savez(path, state=state, action=action)
+    with pytest.raises(ValueError, match=r"state \(3, 20\), action \(3, 19\)\. Name by fields"):
+        Episodes(str(path), window=2).open()
+    np.savez(path, state=state, place=state, action=action)
+    source = Episodes(str(path), window=2).open()
+    assert sorted(source[0]) == ["place", "replaced", "state"]
+    assert source.notices == (
+        "left out, for they have not 3 episodes of 20 frames: action (3, 19)",
+    )
+    np.savez(path, label=np.zeros((3, 20)))
+    with pytest.raises(ValueError, match="which records have of their own"):
+        Episodes(str(path), window=2).open()
+    np.savez(path, video=np.zeros((3, 20, 2, 4, 4, 1)), video_0=state)
+    with pytest.raises(ValueError, match="'video_0', as a camera of video is called"):
+        Episodes(str(path), cameras=("video",), window=2).open()
+    np.savez(path, stamp=np.full((3, 20, 1), 1_700_000_000_123_456_789))
+    with pytest.raises(ValueError, match="which 32 bits do not hold"):
+        Episodes(str(path), window=2).open()
 
 
 PREPARE = """
@@ -317,6 +342,47 @@ def test_videos_are_decoded_frame_by_frame(tmp_path):
     assert np.abs(record["video"].mean((1, 2, 3)) - [120, 140, 160]).max() < 4
     small = Episodes(str(tmp_path), window=2, size=16, keep=0.0).open()
     assert small[0]["video"].shape == (2, 16, 16, 3)
+    with pytest.raises(ValueError, match="takes no cameras: name cameras by fields"):
+        Episodes(str(tmp_path), cameras=("left",), window=2).open()
+    write_video(tmp_path / "d.mp4", [30, 40, 50], size=(48, 48))
+    with pytest.raises(ValueError, match=r"d.mp4 is 48x48 pixels, .*a.mp4 is 48x32: set size"):
+        Episodes(str(tmp_path), window=3).open()
+    write_video(tmp_path / "a.avi", [30, 40, 50])
+    with pytest.raises(ValueError, match="have one name"):
+        Episodes(str(tmp_path), window=3).open()
+
+
+def test_a_copy_in_a_worker_keeps_what_it_decodes(tmp_path, monkeypatch):
+    from jaxcl.data import video
+
+    for name in "abc":
+        write_video(tmp_path / f"{name}.mp4", range(20, 60, 10))
+    source = Episodes(str(tmp_path), window=2).open()
+    copied, decoded = pickle.loads(pickle.dumps(source)), []
+    plain = video.decode_video
+    monkeypatch.setattr(video, "decode_video", lambda p, s: decoded.append(p) or plain(p, s))
+    for _ in range(3):
+        for record in range(3):
+            np.testing.assert_array_equal(copied[record]["video"], source[record]["video"])
+    # Each once by the copy; of the first source the first video was decoded when it opened.
+    assert len(decoded) == 3 + 2
+
+
+def test_a_failing_disk_is_no_damaged_video(tmp_path, monkeypatch):
+    import errno
+
+    from jaxcl.data import video
+
+    write_video(tmp_path / "a.mp4", range(20, 60, 10))
+    source = Episodes(str(tmp_path), window=2, keep=0.0).open()
+    source._recordings._last = None
+
+    def fails(path, mode):
+        raise OSError(errno.EIO, "the disk")
+
+    monkeypatch.setattr(video, "open", fails, raising=False)
+    with pytest.raises(OSError, match="the disk"):
+        source[0]
 
 
 def test_cameras_are_folders_and_those_out_of_step_are_left_out(tmp_path):

@@ -118,6 +118,9 @@ def test_what_sees_all_times_does_not_stream():
     front = encoders.wav2vec_front(4)
     with pytest.raises(ValueError, match="cannot stream"):
         front.init(KEY, SAMPLES, carry=())
+    skipping = encoders.SampleConvolutions(4, kernels=(1, 3), strides=(2, 1))
+    with pytest.raises(ValueError, match=r"strides \(2, 1\) above kernels"):
+        skipping.init(KEY, SAMPLES, carry=())
     encoder = encoders.TemporalConvolutions((4,), causal=False)
     with pytest.raises(ValueError, match="cannot stream unless causal"):
         encoder.init(KEY, SERIES, carry=())

@@ -57,6 +57,30 @@ def slow_retrieval(queries, query_ids, found, found_ids):
     return (ranks == 1).mean(), (ranks <= 5).mean(), (1 / ranks).mean()
 
 
+class Labelled:
+    """Records of which one cannot be read, so that the next stands in for it."""
+
+    labels = np.array([0, 0, 0, 1, 1, 1], np.int32)
+    label_names = ("a", "b")
+    names = tuple("uvwxyz")
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, record):
+        is_bad = record == 2
+        return {"sound": np.float32([record + is_bad]), "replaced": is_bad, "label": 0}
+
+
+def test_what_stands_in_for_others_has_not_their_label():
+    source = Opened(Labelled())
+    features = np.eye(2)[[0, 0, 1, 1, 1, 1]] + 0.01 * np.arange(6)[:, None]
+    found = tasks.Verification("t", source, "sound").measure(lambda *_: features)
+    assert found == {"equal error rate": 0, "minDCF": 0}
+    classes = tasks.Classes("t", source, source, "sound", neighbours=1)
+    assert classes.measure(lambda *_: features) == {"kNN": 1, "linear": 1}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("shared", [False, True], ids=["apart", "groups"])
 def test_retrieval_is_query_by_query_of_what_is_there(shared):

@@ -17,6 +17,7 @@ from jaxcl.encoders import (
     SampleConvolutions,
     TemporalConvolutions,
 )
+from jaxcl.losses import ge2e
 from jaxcl.methods import (
     CPC,
     CURL,
@@ -165,7 +166,6 @@ def test_the_other_cameras_other_times_are_negatives(name):
 
 def test_order_is_equation_1():
     (earlier, later, last), loss, _ = found("order")
-    earlier, later, last = unit(earlier), unit(later), unit(last)
     terms = []
     for i in range(N):
         near = np.exp(-np.linalg.norm(earlier[i] - later[i]))
@@ -359,6 +359,21 @@ def close(found, wanted):
         (lambda: TS2Vec(TemporalConvolutions((4,)), stretch=5, overlap=3), ONE, "pool='none'"),
         (lambda: Wav2Vec2(mask_share=0.0), ONE, "mask_share"),
         (lambda: Wav2Vec2(FRONT), TWO, "takes one view"),
+        (lambda: Wav2Vec2(gumbel_temperature=0.0), ONE, "gumbel_temperature must be positive"),
+        (lambda: Wav2Vec2(gumbel_temperature=Linear(2.0, 0.0)), ONE, "must be positive, got 0.0"),
+        (lambda: Wav2Vec2(encoder_gradient=-1.0), ONE, "encoder_gradient is negative"),
+        (
+            lambda: CPC(FRONT, context=TemporalConvolutions((4,)), steps=2),
+            Batch((SAMPLES,), NUMBERS),
+            "pool='none'",
+        ),
+        (
+            lambda: CPC(
+                FRONT, context=TemporalConvolutions((4,), causal=False, pool="none"), steps=2
+            ),
+            Batch((SAMPLES,), NUMBERS),
+            "may not know what comes",
+        ),
         (lambda: GE2E(MLP((4,)), scale=0.0), TWO, "scale"),
     ],
 )
@@ -379,10 +394,33 @@ def test_labels_are_asked_for():
     with pytest.raises(ValueError, match="one speaker"):
         method.check_labels(np.zeros(9, int), batch_size=8)
     assert method.check_labels(np.arange(9) % 3, batch_size=8) == []
+    [notice] = method.check_labels(np.arange(900) % 300, batch_size=8)
+    assert "with one view only 2% of the examples meet another of their speaker" in notice
+
+
+def test_who_meets_no_other_of_their_speaker_counts_for_nothing():
+    method = GE2E(MLP((5,)), MLP((4,)))
+    labels = np.array([4, 4, 1, 7, 2, 4, 9, 8])
+    view = VIDEO[0, :, 0]
+    params, state = method.init(KEY, Batch((view,), NUMBERS, labels))
+    loss, (_, metrics) = method.loss(params, state, Batch((view,), NUMBERS, labels), key=KEY)
+    (rows,), _ = method.represent(params, state, Batch((view,), NUMBERS, labels), key=KEY)
+    wanted = ge2e(rows, labels, scale=10.0, bias=-5.0)
+    np.testing.assert_allclose(loss, wanted[np.array([0, 1, 5])].mean(), rtol=1e-5)
+    assert "accuracy" not in metrics
 
 
 def test_a_video_encoder_serves_cpc():
     method = CPC(OnFrames(MLP((4,)), "none"), context=Recurrence(3), steps=2)
     video = VIDEO[0].reshape(N, T, 1, 2, 3)
     params, state = method.init(KEY, Batch((video,), NUMBERS))
-    assert method.embed_frames(params, state, video).shape == (N, T, 3)
+    whole = method.embed_frames(params, state, video)
+    assert whole.shape == (N, T, 3)
+    carry, found = (), []
+    for time in range(T):
+        contexts, carry = method.embed_next(params, state, video[:, time : time + 1], carry)
+        found.append(contexts)
+    np.testing.assert_allclose(np.concatenate(found, axis=1), whole, atol=1e-5)
+    deaf = CPC(MLP((4,)), context=Recurrence(3))
+    with pytest.raises(ValueError, match=r"MLP \(encoder\) takes no carry"):
+        deaf.embed_next({"encoder": {}}, state, video)

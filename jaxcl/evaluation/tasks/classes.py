@@ -19,8 +19,8 @@ from jaxcl.training.experiment import Experiment, FieldFeatures, Task
 class Classes(Task):
     """Whether the features of a field tell labels, by neighbours and by a linear classifier.
 
-    Records without the field have no part in it. Figures: accuracy of each, fitted on the training
-    records and scored on the others, 0 to 1.
+    Records without the field, or that cannot be read, have no part in it. Figures: accuracy of
+    each, fitted on the training records and scored on the others, 0 to 1.
     """
 
     train: SourceConfig
@@ -59,7 +59,7 @@ class Classes(Task):
     def measure(self, features: FieldFeatures) -> dict[str, float]:
         parts: list[np.ndarray] = []
         for source in self._open():
-            kept = Rows.of(source, self.field)
+            kept = Rows.of(source, self.field, labelled=True)
             labels = np.asarray(source.labels)[kept.records]
             if self.frames:
                 rows = kept.taken(features(source, self.field, frames=True))  # [N, F, D]
@@ -109,7 +109,7 @@ class Verification(Task):
 
     def measure(self, features: FieldFeatures) -> dict[str, float]:
         source = self._open()
-        kept = Rows.of(source, self.field)
+        kept = Rows.of(source, self.field, labelled=True)
         rows = unit(kept.taken(features(source, self.field)))
         labels = np.asarray(source.labels)[kept.records]
         first, second = np.triu_indices(len(rows), 1)

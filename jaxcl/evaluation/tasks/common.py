@@ -33,12 +33,15 @@ class Rows:
         return features[self.there]
 
     @classmethod
-    def of(cls, source: Source, field: str, *, distinct: bool = False) -> "Rows":
-        """Reads what is there, each text but once where `distinct`."""
+    def of(
+        cls, source: Source, field: str, *, distinct: bool = False, labelled: bool = False
+    ) -> "Rows":
+        """Reads what is there, each text but once where `distinct`; where `labelled`, without what
+        stands in for others, whose label it has not."""
         count, first = len(source), source[0]
-        there = np.ones(count, bool)
+        there = own_records(source) if labelled else np.ones(count, bool)
         if f"{field}{THERE}" in first:
-            there = np.array([source[row][f"{field}{THERE}"] for row in range(count)], bool)
+            there &= np.array([source[row][f"{field}{THERE}"] for row in range(count)], bool)
         if first[field].dtype == np.int32 and first[field].ndim in (1, 2):
             tokens = np.stack([source[row][field] for row in range(count)])  # [N, T] or [N, C, T]
             stands = (tokens >= 0).any(-1)
@@ -51,6 +54,11 @@ class Rows:
         records = np.nonzero(there)[0]
         groups = getattr(source, "groups", None)
         return cls(there, records, records if groups is None else np.asarray(groups)[records])
+
+
+def own_records(source: Source) -> np.ndarray:
+    """[N] bool: which records are what they are called, no other standing in for them."""
+    return np.array([not source[record]["replaced"] for record in range(len(source))], bool)
 
 
 def unit(rows: np.ndarray) -> np.ndarray:

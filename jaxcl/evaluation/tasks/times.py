@@ -7,7 +7,7 @@ import numpy as np
 from jaxcl.data import Source, SourceConfig
 from jaxcl.data.source import opened
 from jaxcl.evaluation.regression import linear_regression
-from jaxcl.evaluation.tasks.common import check_field, check_takes
+from jaxcl.evaluation.tasks.common import check_field, check_takes, own_records
 from jaxcl.evaluation.times import alignment_error, kendalls_tau
 from jaxcl.training.experiment import Experiment, FieldFeatures, Task
 
@@ -53,8 +53,11 @@ class Regression(Task):
         train, test = self._open()
         for source in (train, test):
             targets = np.stack([source[record][self.target] for record in range(len(source))])
-            parts += [features(source, self.field), targets]
-        told = linear_regression(*parts, groups=getattr(train, "groups", None))
+            own = own_records(source)
+            parts += [features(source, self.field)[own], targets[own]]
+        groups = getattr(train, "groups", None)
+        groups = None if groups is None else np.asarray(groups)[own_records(train)]
+        told = linear_regression(*parts, groups=groups)
         return {"R²": float(told.mean()), "R², least": float(told.min())}
 
 
@@ -95,7 +98,9 @@ class Cameras(Task):
     def measure(self, features: FieldFeatures) -> dict[str, float]:
         source = self._open()
         first, second = (features(source, name) for name in (self.first, self.second))
-        groups = np.asarray(getattr(source, "groups"))  # noqa: B009 (a source need not have it)
+        read = own_records(source)
+        first, second = first[read], second[read]
+        groups = np.asarray(getattr(source, "groups"))[read]  # noqa: B009 (not every source's)
         errors, taus = [], []
         for group in np.unique(groups):
             own = groups == group
