@@ -1,20 +1,18 @@
 """CURL on pictures of a control task, moved at random: what they say of its state.
 
-`python benchmarks/pixel_control.py data/cartpole.npz` writes them. In a loop of reinforcement
+`python benchmarks/pixel_control.py data/pendulum.npz` writes them. In a loop of reinforcement
 learning CURL stands beside the other losses: `docs/time.md` shows one.
 """
 
 from jaxcl import augment, data, encoders, methods, training
 from jaxcl.evaluation import tasks
 
-EPISODES = "data/cartpole.npz"
+EPISODES = "data/pendulum.npz"
 
 
 def moments(part: str) -> data.SourceConfig:
     """Stacks of three frames, and the state at the last of them."""
-    episodes = data.Episodes(
-        EPISODES, fields=("frames", "state"), lengths="length", window=None, every=1
-    )
+    episodes = data.Episodes(EPISODES, fields=("frames", "state"), window=None, every=1)
     return data.Split(episodes, part)  # type: ignore[arg-type]
 
 
