@@ -2,12 +2,12 @@
 
 import dataclasses
 import pickle
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import tensorflow_datasets  # noqa: F401 (before any test has run, see test_tfds.py)
+from preparing import prepare
 from scipy import stats
 
 from jaxcl.data import (
@@ -255,18 +255,7 @@ print(builder.data_dir)
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("rlds")
-    (folder / "arm.py").write_text(PREPARE)
-    run = subprocess.run(
-        [sys.executable, "arm.py", str(folder / "data")],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    (folder / "arm.py").unlink()
-    return run.stdout.strip().splitlines()[-1]
+    return prepare(tmp_path_factory.mktemp("rlds"), PREPARE)
 
 
 @pytest.mark.slow

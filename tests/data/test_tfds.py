@@ -2,7 +2,6 @@
 
 import contextlib
 import shutil
-import subprocess
 import sys
 
 import numpy as np
@@ -11,10 +10,10 @@ import pytest
 # Here, before any test has run: the package replaces `import` while it is being imported, which
 # spoils the finalizers of whatever the garbage collector finds in that moment.
 import tensorflow_datasets  # noqa: F401
+from preparing import prepare
 
 from jaxcl.data import TFDS, Batches, Paired, Sounds, Texts, train_tokenizer
 
-# Preparing runs in its own process, so that reading is seen to need nothing of the builder's code.
 PREPARE = """
 import io, sys, types
 import numpy as np
@@ -85,18 +84,7 @@ print(builder.data_dir)
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tfds")
-    (folder / "tiny.py").write_text(PREPARE)
-    run = subprocess.run(
-        [sys.executable, "tiny.py", str(folder / "data")],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    (folder / "tiny.py").unlink()
-    return run.stdout.strip().splitlines()[-1]
+    return prepare(tmp_path_factory.mktemp("tfds"), PREPARE)
 
 
 @pytest.mark.slow

@@ -96,6 +96,14 @@ def of_scikit_learn(rows, targets, probes, strength):
     return Ridge(strength).fit(scaler.transform(rows), targets).predict(scaler.transform(probes))
 
 
+def test_a_feature_that_hardly_varied_is_not_blown_up():
+    rows, probes = RANDOM.normal(size=(60, 5)), RANDOM.normal(size=(30, 5))
+    targets, truth = rows[:, :1], probes[:, :1]
+    rows[:, 4] = 0
+    rows[7, 4] = 1e-3
+    assert linear_regression(rows, targets, probes, truth)[0] > 0.9
+
+
 def test_rows_that_are_nearly_alike_do_not_choose_the_strength():
     """Episodes of one moment, forty times over: of noise nothing can be told, and little is lost by
     trying."""
