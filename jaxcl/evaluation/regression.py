@@ -20,9 +20,10 @@ def linear_regression(
 ) -> np.ndarray:
     """R² of ridge regression on frozen features.
 
-    Minimizes squared error + l2 ||weights||^2 on features standardized by the training part (by a
-    tenth of the mean deviation at least: what hardly varied there, such as a unit that was nearly
-    always off, is not blown up where it does), the bias free. The strength, one of `L2_GRID`, leaves the least error, in units of each target's
+    Minimizes squared error + l2 ||weights||^2 on standardized features, the bias free. Each is
+    divided by its deviation in the training part, by a tenth of the mean deviation at least: so
+    what hardly varied there, such as a unit that was nearly always off, is not blown up where it
+    does. The strength, one of `L2_GRID`, leaves the least error, in units of each target's
     variance, on a part of the training rows that is held out, whole groups of them: moments of one
     episode are nearly alike, and would tell one another.
 
