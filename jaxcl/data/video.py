@@ -19,7 +19,7 @@ _MACHINE = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE}
 
 class VideoFolder:
     """The videos of a folder, decoded when asked for, whole files, and kept in memory as long as
-    there is room. When it opens, frames are counted in each file, and the first is decoded.
+    there is room. When it opens, frames are counted in each file, none is decoded.
 
     Args:
       root: the folder.
