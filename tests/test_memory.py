@@ -93,6 +93,7 @@ def refreshed(bank, indices, embeddings, momentum):
     return new
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "indices",
     [[2, 0, 6], [3, 3, 3], [5, 1, 5, 1, 5], [-1, 2, 7, 100, -7, 2]],

@@ -36,6 +36,7 @@ def torchvision_box(generator, height, width, scale, ratio):
     return (height - h) // 2, (width - w) // 2, h, w
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("height", "width", "scale"),
     [(40, 48, (0.08, 1.0)), (64, 40, (0.2, 1.0)), (24, 96, (0.5, 1.0))],

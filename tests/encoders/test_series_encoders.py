@@ -48,6 +48,7 @@ def test_temporal_convolutions_are_their_definition(causal):
         np.testing.assert_allclose(rows, x, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_field_is_what_an_output_is_of():
     encoder = encoders.TemporalConvolutions((4, 4), pool="none")
     variables = encoder.init(KEY, SERIES)
@@ -58,6 +59,7 @@ def test_the_field_is_what_an_output_is_of():
     assert times.max() == 30
 
 
+@pytest.mark.slow
 def test_training_hides_times_and_missing_ones_are_hidden_always():
     encoder = encoders.TemporalConvolutions((4,), causal=False, mask_share=0.5, pool="none")
     variables = encoder.init(KEY, SERIES)
@@ -81,6 +83,7 @@ def test_training_hides_times_and_missing_ones_are_hidden_always():
     np.testing.assert_array_equal(some[~is_hidden], shown[~is_hidden])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [[1] * 40, [5, 1, 20, 14], [40]])
 def test_a_causal_network_streams(parts):
     encoder = encoders.TemporalConvolutions((4, 4, 6), pool="none")
@@ -94,6 +97,7 @@ def test_a_causal_network_streams(parts):
     np.testing.assert_allclose(np.concatenate(found, axis=1), whole, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [[8] * 112 + [4], [1, 2, 300, 7, 590], [900]])
 def test_convolutions_and_a_recurrence_stream(parts):
     front = encoders.SampleConvolutions(6, kernels=(5, 4, 3), strides=(4, 2, 1))
@@ -126,6 +130,7 @@ def test_what_sees_all_times_does_not_stream():
         encoder.init(KEY, SERIES, carry=())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", ["mean", "max", "last", "none"])
 def test_frames_pass_the_encoder_one_by_one(pool):
     video = np.random.default_rng(2).integers(0, 256, (2, 3, 8, 8, 3)).astype(np.uint8)
@@ -154,6 +159,7 @@ def test_what_does_not_fit_is_said(encoder, inputs, words):
         encoder.init(KEY, inputs)
 
 
+@pytest.mark.slow
 def test_the_frame_transformer_hides_frames_and_has_places():
     encoder = encoders.FrameTransformer(
         16, depth=2, heads=2, place_kernel=4, place_groups=2, dropout=0, attention_dropout=0
@@ -173,6 +179,7 @@ def test_the_frame_transformer_hides_frames_and_has_places():
     assert np.abs(moved - encoder.apply(variables, frames)[:, order]).max() > 0.01
 
 
+@pytest.mark.slow
 def test_codes_are_entries_side_by_side():
     quantizer = encoders.ProductQuantizer(groups=2, entries=3, width=4, out=5)
     frames = np.random.default_rng(3).normal(size=(2, 6, 7)).astype(np.float32)

@@ -27,6 +27,7 @@ def test_samples_pass_the_front_and_spectrograms_do_not():
     np.testing.assert_allclose(inner.apply(own, images), found, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_updates_the_encoders_statistics():
     encoder = encoders.OnSpectrogram(encoders.SmallCNN((4,), batch_norm_groups=1), FRONT)
     variables = encoder.init(KEY, SAMPLES)

@@ -117,6 +117,7 @@ def test_derivatives_of_derivatives_and_forward_ones(monkeypatch):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axes", [(0, None), (3, None), (None, 0), (1, 2)])
 def test_batches_are_what_each_is(axes, monkeypatch):
     monkeypatch.setattr(winograd, "_TILES", 1)

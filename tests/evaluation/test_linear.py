@@ -29,6 +29,7 @@ def test_fit_is_scikit_learns(l2):
     np.testing.assert_allclose(logits, expected, atol=5e-3)
 
 
+@pytest.mark.slow
 def test_gradient_norm_is_the_objectives():
     l2, count = 1e-2, len(TRAIN)
     fit = fit_linear(TRAIN, TRAIN_LABELS, l2=l2)

@@ -62,6 +62,7 @@ def test_the_neighbours_pictures_are_shown(tmp_path):
     assert pixels_of(path, colours[3] / 255) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "convert",
     [

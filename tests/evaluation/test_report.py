@@ -69,6 +69,7 @@ def test_every_score_is_that_of_its_function(report):
     assert (report.train_examples, report.test_examples, report.k) == (300, 100, 5)
 
 
+@pytest.mark.slow
 def test_neighbours_of_whitened_features_stand_beside_the_others(report):
     found = measure(whiten=20)
     whitening = fit_whitening(RANDOM[0], 20)

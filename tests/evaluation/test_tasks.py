@@ -72,6 +72,7 @@ class Labelled:
         return {"sound": np.float32([record + is_bad]), "replaced": is_bad, "label": 0}
 
 
+@pytest.mark.slow
 def test_what_stands_in_for_others_has_not_their_label():
     source = Opened(Labelled())
     features = np.eye(2)[[0, 0, 1, 1, 1, 1]] + 0.01 * np.arange(6)[:, None]

@@ -49,6 +49,7 @@ def test_ge2e_is_equations_6_and_7(contrast):
     assert found[6] == 0
 
 
+@pytest.mark.slow
 def test_ge2e_of_one_speaker_is_nothing_to_tell():
     rows = EMBEDDINGS.astype(np.float32)
     same = np.zeros(len(rows), int)

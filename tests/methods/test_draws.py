@@ -106,6 +106,7 @@ def test_targets_draw_nothing(name):
     np.testing.assert_allclose(found[-1], other[-1], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["byol", "simclr", "swav"])
 def test_each_view_draws_on_its_own(name):
     """With equal views, which a network without draws would map to equal embeddings."""

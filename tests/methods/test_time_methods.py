@@ -97,6 +97,7 @@ def unit(x):
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
+@pytest.mark.slow
 def test_times_are_those_that_are_drawn():
     method, batch, params, state = made("triplet")
     (anchors, positives, negatives), _ = method.represent(params, state, batch, key=KEY)
@@ -119,6 +120,7 @@ def test_triplets_are_squared_distances_and_a_margin(name):
     np.testing.assert_allclose(loss, np.mean(terms), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_cameras_are_drawn_at_one_time():
     method, batch, params, state = made("triplet of two")
     (anchors, positives, negatives), _ = method.represent(params, state, batch, key=KEY)
@@ -175,6 +177,7 @@ def test_order_is_equation_1():
     np.testing.assert_allclose(loss, np.mean(terms), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_stretches_overlap_where_they_say():
     """Without hidden times both stretches say nearly the same of the times that they share: the
     very same where neither edge is within reach."""
@@ -194,6 +197,7 @@ def test_stretches_overlap_where_they_say():
     np.testing.assert_allclose(method.embed(params, state, SERIES), whole.max(1), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_wav2vec_is_its_equations():
     (_, cosines, where, usage, square), loss, metrics = found("wav2vec2")
     frames = cosines.shape[1]
@@ -217,6 +221,7 @@ def test_wav2vec_is_its_equations():
     np.testing.assert_allclose(loss, np.mean(losses) + 0.1 * unused + 10 * square.mean(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_codes_and_negatives_are_of_hidden_frames():
     """Cosines made again, frame by frame, of what the method says that it draws."""
     method, batch, params, state = made("wav2vec2")
@@ -261,6 +266,7 @@ def test_a_choice_passes_the_gradient_of_its_softmax():
     np.testing.assert_allclose(slope, wanted, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_softmax_of_choices_sharpens_as_training_goes_on():
     method, batch, params, state = made("wav2vec2")
     assert float(state.gumbel_temperature) == 2.0
@@ -269,6 +275,7 @@ def test_the_softmax_of_choices_sharpens_as_training_goes_on():
     assert float(fixed.init(KEY, batch)[1].gumbel_temperature) == 1.0
 
 
+@pytest.mark.slow
 def test_the_encoder_learns_more_slowly():
     method, batch, params, state = made("wav2vec2")
     slopes = []
@@ -286,6 +293,7 @@ def test_the_encoder_learns_more_slowly():
     np.testing.assert_allclose(slopes[1]["context"]["mask"], same, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_curls_keys_are_the_targets_and_get_no_gradient():
     method, batch, params, state = made("curl")
     assert method.momentum == 0.95
@@ -398,6 +406,7 @@ def test_labels_are_asked_for():
     assert "with one view only 2% of the examples meet another of their speaker" in notice
 
 
+@pytest.mark.slow
 def test_who_meets_no_other_of_their_speaker_counts_for_nothing():
     method = GE2E(MLP((5,)), MLP((4,)))
     labels = np.array([4, 4, 1, 7, 2, 4, 9, 8])
@@ -410,6 +419,7 @@ def test_who_meets_no_other_of_their_speaker_counts_for_nothing():
     assert "accuracy" not in metrics
 
 
+@pytest.mark.slow
 def test_a_video_encoder_serves_cpc():
     method = CPC(OnFrames(MLP((4,)), "none"), context=Recurrence(3), steps=2)
     video = VIDEO[0].reshape(N, T, 1, 2, 3)
