@@ -25,7 +25,7 @@ def config() -> training.Experiment:
         ),
         optimizer=training.AdamW(learning_rate=1e-3, scaling="none"),
         schedule=training.Schedule(warmup_epochs=2),
-        train=training.Train(batch_size=32, epochs=10),
+        train=training.Train(batch_size=32, epochs=4),
         run=training.Run(devices=1),
         tasks=(
             tasks.Classes("language", train, test, "sound"),

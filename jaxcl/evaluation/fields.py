@@ -94,11 +94,13 @@ def encoded_fields(run: RestoredRun, state: TrainState, *, batch_size: int = 128
 
 
 def raw_fields(source: Source, field: str, *, frames: bool = False) -> np.ndarray:
-    """What records hold themselves, as rows: pixels, or numbers of a moment. As `FieldFeatures`."""
+    """What records hold themselves, as rows: pixels, numbers of a moment, or of all times of a
+    series. As `FieldFeatures`."""
     first = source[0][field]
-    is_picture = first.ndim == 3 and (first.dtype == np.uint8 or first.dtype.kind == "f")
-    if frames or not (is_picture or (first.ndim == 1 and first.dtype.kind == "f")):
-        raise NotCounted(f"field {field!r} holds no picture and no numbers of one moment")
+    is_picture = first.ndim == 3 and first.dtype == np.uint8
+    is_numbers = first.ndim in (1, 2, 3) and first.dtype.kind == "f"
+    if frames or not (is_picture or is_numbers):
+        raise NotCounted(f"field {field!r} holds no picture, no series and no numbers of a moment")
     batches = read_batches(source, min(128, len(source)), "reading")
     rows = [batch[field].reshape(len(batch[field]), -1).astype(np.float32) for batch in batches]
     return np.concatenate(rows)

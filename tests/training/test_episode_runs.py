@@ -141,13 +141,16 @@ def test_moments_are_told_in_the_course_of_their_episode(path, tmp_path):
         np.testing.assert_allclose(found[source.groups == episode], whole, atol=1e-5)
 
 
-def test_numbers_of_one_moment_are_rows_and_all_else_is_not(path):
+def test_numbers_of_moments_and_series_are_rows_and_videos_are_not(path):
     source = moments(path, "test").open()
     rows = raw_fields(source, "place")
     np.testing.assert_array_equal(rows[5], source[5]["place"])
     windows = data.Episodes(path, fields=("place",), window=3).open()
-    with pytest.raises(NotCounted, match="no picture and no numbers of one moment"):
-        raw_fields(windows, "place")
+    first = raw_fields(windows, "place")[0]
+    np.testing.assert_array_equal(first, windows[0]["place"].reshape(-1))
+    video = data.Episodes(path, fields=("video",), cameras=("video",), window=3).open()
+    with pytest.raises(NotCounted, match="no picture, no series and no numbers of a moment"):
+        raw_fields(video, "video_0")
 
 
 @pytest.mark.parametrize(
