@@ -1,5 +1,7 @@
 """Vision transformers, tiny to large, laid out as timm's so that its weights fit."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import flax.linen as nn
@@ -19,15 +21,20 @@ _SIZES = {  # width, depth, heads
     "large": (1024, 24, 16),
 }
 _HIDDEN_FACTOR = 4
-_EPSILON = 1e-6
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
+_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": partial(nn.gelu, approximate=False),
+    "gelu_tanh": partial(nn.gelu, approximate=True),
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
+}
 # Xavier-uniform, which for `qkv` means each of its three matrices for itself.
 _XAVIER = nn.initializers.xavier_uniform()
 _XAVIER_QKV = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 
 
 class ViT(nn.Module):
-    """Vision transformer (Dosovitskiy et al., 2021) without its classifier: pre-norm blocks, exact
-    GELU, a norm after the last block.
+    """Vision transformer (Dosovitskiy et al., 2021) without its classifier: pre-norm blocks, and a
+    norm after the last one.
 
     Weights start Xavier-uniform and biases at 0, as MoCo v3's (Chen, Xie & He, 2021).
     Images may be of other sizes than `image_size`, from call to call: the same parameters serve the
@@ -62,6 +69,17 @@ class ViT(nn.Module):
     attention over them (MAP: Zhai et al., 2022). Only the first has a class token."""
     positions: Literal["learned", "sincos"] = "learned"
     """Learned, or fixed sines and cosines of row and column (MoCo v3), made for each image size."""
+    norm_before: bool = False
+    """Norm the tokens before the first block, too, and give patches no bias (CLIP: Radford et al.,
+    2021)."""
+    layer_scale: float | None = None
+    """Where the learned scales of what blocks add begin (CaiT: Touvron et al., 2021; DINOv2); None:
+    there are none."""
+    activation: Activation = "gelu"
+    """Between the two dense layers of a block: exact GELU; that by tanh (SigLIP); that by a sigmoid
+    (CLIP)."""
+    epsilon: float = 1e-6
+    """That norms add to the variance; CLIP's is 1e-5."""
     frozen_patch_embedding: bool = False
     """Let no gradient reach the patch embedding, nor weight decay, which steadies training
     (MoCo v3)."""
@@ -98,19 +116,34 @@ class ViT(nn.Module):
         self._check(images)
         grid = (images.shape[1] // self.patch, images.shape[2] // self.patch)
 
+        norm = partial(nn.LayerNorm, self.epsilon, self.dtype)
         x = PatchEmbedding(
-            width, self.patch, self.frozen_patch_embedding, self.dtype, name="patch_embed"
+            width,
+            self.patch,
+            bias=not self.norm_before,
+            frozen=self.frozen_patch_embedding,
+            dtype=self.dtype,
+            name="patch_embed",
         )(images)
         x = self._with_positions(x, grid).astype(self.dtype)  # [N, T, width]
-        block_type = remat_block(Block, self.remat, static=(2,))
+        if self.norm_before:
+            x = norm(name="norm_pre")(x)
+        block = partial(
+            remat_block(Block, self.remat, static=(2,)),
+            heads=heads,
+            norm=norm,
+            activation=self.activation,
+            layer_scale=self.layer_scale,
+            dtype=self.dtype,
+        )
         for index, rate in enumerate(drop_path_rates(self.drop_path, depth)):
-            x = block_type(heads, rate, self.dtype, name=f"blocks_{index}")(x, train)
-        x = nn.LayerNorm(_EPSILON, self.dtype, name="norm")(x)
+            x = block(drop_path=rate, name=f"blocks_{index}")(x, train)
+        x = norm(name="norm")(x)
 
         if self.pool == "class":
             x = x[:, 0]
         elif self.pool == "attention":
-            x = AttentionPool(heads, self.dtype, name="attn_pool")(x)
+            x = AttentionPool(heads, norm, self.activation, self.dtype, name="attn_pool")(x)
         else:
             x = x.astype(jnp.float32).mean(1)
         return x.astype(jnp.float32)
@@ -181,6 +214,7 @@ class PatchEmbedding(nn.Module):
 
     width: int
     patch: int
+    bias: bool
     frozen: bool
     dtype: str
 
@@ -197,6 +231,7 @@ class PatchEmbedding(nn.Module):
             (self.patch, self.patch),
             strides=self.patch,
             padding="VALID",
+            use_bias=self.bias,
             # A convolution's own fans would count the patch's pixels among its outputs too.
             kernel_init=nn.initializers.variance_scaling(
                 1.0, "fan_avg", "uniform", in_axis=(0, 1, 2), out_axis=3
@@ -212,16 +247,26 @@ class Block(nn.Module):
 
     heads: int
     drop_path: float
+    norm: partial
+    activation: Activation
+    layer_scale: float | None
     dtype: str
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        y = nn.LayerNorm(_EPSILON, self.dtype, name="norm1")(x)
+        y = self.norm(name="norm1")(x)
         y = SelfAttention(self.heads, self.dtype, name="attn")(y)
-        x = x + DropPath(self.drop_path, name="drop_path1")(y, train=train)
-        y = nn.LayerNorm(_EPSILON, self.dtype, name="norm2")(x)
-        y = FeedForward(self.dtype, name="mlp")(y)
-        return x + DropPath(self.drop_path, name="drop_path2")(y, train=train)
+        x = x + DropPath(self.drop_path, name="drop_path1")(self._scaled(y, "ls1"), train=train)
+        y = self.norm(name="norm2")(x)
+        y = FeedForward(self.activation, self.dtype, name="mlp")(y)
+        return x + DropPath(self.drop_path, name="drop_path2")(self._scaled(y, "ls2"), train=train)
+
+    def _scaled(self, y: jax.Array, name: str) -> jax.Array:
+        if self.layer_scale is None:
+            return y
+        start = nn.initializers.constant(self.layer_scale)
+        gamma = self.param(f"{name}_gamma", start, (y.shape[-1],), jnp.float32)
+        return y * gamma.astype(self.dtype)
 
 
 class SelfAttention(nn.Module):
@@ -242,15 +287,16 @@ class SelfAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two dense layers with an exact GELU between them."""
+    """Two dense layers with an activation between them."""
 
+    activation: Activation
     dtype: str
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         width = x.shape[-1]
         y = nn.Dense(_HIDDEN_FACTOR * width, dtype=self.dtype, kernel_init=_XAVIER, name="fc1")(x)
-        y = nn.gelu(y, approximate=False)
+        y = _ACTIVATIONS[self.activation](y)
         return nn.Dense(width, dtype=self.dtype, kernel_init=_XAVIER, name="fc2")(y)
 
 
@@ -259,6 +305,8 @@ class AttentionPool(nn.Module):
     Zhai et al., 2022, after Lee et al., 2019)."""
 
     heads: int
+    norm: partial
+    activation: Activation
     dtype: str
 
     @nn.compact
@@ -279,8 +327,8 @@ class AttentionPool(nn.Module):
         )(x).reshape(rows, tokens, 2, self.heads, head)
         y = jax.nn.dot_product_attention(query, kv[:, :, 0], kv[:, :, 1]).reshape(rows, width)
         y = nn.Dense(width, dtype=self.dtype, kernel_init=_XAVIER, name="proj")(y)
-        z = nn.LayerNorm(_EPSILON, self.dtype, name="norm")(y)
-        return y + FeedForward(self.dtype, name="mlp")(z)
+        z = self.norm(name="norm")(y)
+        return y + FeedForward(self.activation, self.dtype, name="mlp")(z)
 
 
 def sincos_positions(rows: int, columns: int, dim: int) -> np.ndarray:

@@ -1,5 +1,7 @@
-"""Weights from and to other libraries: Hugging Face's text models."""
+"""Weights from and to other libraries."""
 
+from jaxcl.pretrained.files import read_weights
+from jaxcl.pretrained.images import ImageWeights, PretrainedImages, load_images
 from jaxcl.pretrained.text import (
     HuggingFaceText,
     PretrainedText,
@@ -8,4 +10,14 @@ from jaxcl.pretrained.text import (
     text_encoder,
 )
 
-__all__ = ["HuggingFaceText", "PretrainedText", "load_text", "save_text", "text_encoder"]
+__all__ = [
+    "HuggingFaceText",
+    "ImageWeights",
+    "PretrainedImages",
+    "PretrainedText",
+    "load_images",
+    "load_text",
+    "read_weights",
+    "save_text",
+    "text_encoder",
+]

@@ -7,8 +7,14 @@ from typing import Any
 import jax
 import numpy as np
 
-_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
-"""Our names of what a module learns, and PyTorch's; a kernel is transposed there."""
+LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+"""Our names of what a module holds, and PyTorch's; a kernel is transposed there."""
 
 
 def from_torch(
@@ -50,7 +56,7 @@ def from_torch(
                 f"{list(_torch_shape(ours, leaf.shape))}"
             )
             continue
-        found.append(_transposed(ours, array))
+        found.append(_from_torch_layout(ours, array))
     problems += [
         f"left over: {name} {list(np.shape(arrays[name]))}"
         for name in sorted(set(arrays) - used)
@@ -66,7 +72,7 @@ def to_torch(params: Any, rename: Callable[[str], str]) -> dict[str, np.ndarray]
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
     paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
     return {
-        rename(path): np.ascontiguousarray(_transposed(path, np.asarray(leaf, np.float32)))
+        rename(path): np.ascontiguousarray(_to_torch_layout(path, np.asarray(leaf, np.float32)))
         for path, (_, leaf) in zip(paths, leaves, strict=True)
     }
 
@@ -93,13 +99,24 @@ class Names:
         if first.startswith("layer_"):
             module, leaf = rest
             layer = self.layer.format(first.removeprefix("layer_"))
-            return f"{layer}.{self.of_layer[module]}.{_LEAVES[leaf]}"
-        return f"{self.modules[first]}.{_LEAVES[rest[0]] if rest else 'weight'}"
+            return f"{layer}.{self.of_layer[module]}.{LEAVES[leaf]}"
+        return f"{self.modules[first]}.{LEAVES[rest[0]] if rest else 'weight'}"
 
 
-def _transposed(path: str, array: np.ndarray) -> np.ndarray:
-    return array.T if path.endswith("/kernel") else array
+def _to_torch_layout(path: str, array: np.ndarray) -> np.ndarray:
+    """Kernels are [..., in, out] here and [out, in, ...] there."""
+    if not path.endswith("/kernel"):
+        return array
+    return array.transpose(array.ndim - 1, array.ndim - 2, *range(array.ndim - 2))
+
+
+def _from_torch_layout(path: str, array: np.ndarray) -> np.ndarray:
+    if not path.endswith("/kernel"):
+        return array
+    return array.transpose(*range(2, array.ndim), 1, 0)
 
 
 def _torch_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    return shape[::-1] if path.endswith("/kernel") else shape
+    if not path.endswith("/kernel"):
+        return shape
+    return (shape[-1], shape[-2], *shape[:-2])

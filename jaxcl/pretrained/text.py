@@ -16,6 +16,7 @@ import numpy as np
 from jaxcl.data.tokenizer import Tokenizer, TooLong, pad_tokens
 from jaxcl.encoders.text import Pool, TextTransformer
 from jaxcl.extras import import_extra
+from jaxcl.pretrained.files import read_json, read_weights
 from jaxcl.pretrained.names import Names, from_torch, to_torch
 from jaxcl.training.experiment import Start
 
@@ -176,7 +177,7 @@ def text_encoder(
 ) -> TextTransformer:
     """The module of a folder, without its weights; arguments and errors are as `load_text`'s."""
     folder = Path(folder).expanduser()
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     names, _ = _family(config, folder)
     pool = pool or _pool_of(folder) or ("last" if names is _CLIP else "mean")
     return _encoder(config, folder, pool=pool, **fields)
@@ -213,7 +214,8 @@ class HuggingFaceText(Start):
                     f"the network's {name} is {ours!r} and that of {self.folder} {theirs!r}: make "
                     "it by pretrained.text_encoder"
                 )
-        return _load(Path(self.folder).expanduser(), shapes, pooler=network.pooler)
+        folder = Path(self.folder).expanduser()
+        return {"params": _load(folder, shapes["params"], pooler=network.pooler)}
 
 
 def save_text(
@@ -273,8 +275,8 @@ def save_text(
 
 def _load(folder: Path, shapes: Any, *, pooler: bool) -> Any:
     """The parameters in a folder, for a module of those shapes."""
-    names, prefix = _family(_read_json(folder / "config.json"), folder)
-    arrays = _read_weights(folder)
+    names, prefix = _family(read_json(folder / "config.json"), folder)
+    arrays = read_weights(folder)
     if any(name.startswith(prefix) for name in arrays):  # others are heads for other purposes
         arrays = {
             name.removeprefix(prefix): array
@@ -392,35 +394,12 @@ def _shapes(encoder: TextTransformer) -> Any:
     return jax.eval_shape(encoder.init, jax.random.key(0), tokens)["params"]
 
 
-def _read_weights(folder: Path) -> dict[str, np.ndarray]:
-    """All arrays of model.safetensors, or of the files that its index names."""
-    library = import_extra("safetensors", "text")
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        files = sorted(set(_read_json(index)["weight_map"].values()))
-    else:
-        files = ["model.safetensors"]
-    arrays: dict[str, np.ndarray] = {}
-    for name in files:
-        path = folder / name
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path} is missing: weights are read from safetensors files only"
-            )
-        try:
-            with library.safe_open(path, "flax") as file:
-                arrays |= {key: np.asarray(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118
-        except library.SafetensorError as error:
-            raise ValueError(f"{path} is damaged: {error}") from error
-    return arrays
-
-
 def _pool_of(folder: Path) -> Any:
     """What sentence-transformers' pooling says, where the folder has one."""
     path = folder / "1_Pooling" / "config.json"
     if not path.is_file():
         return None
-    config = _read_json(path)
+    config = read_json(path)
     found = [ours for theirs, ours in _POOLS.items() if config.get(theirs)]
     if len(found) != 1:
         raise ValueError(f"{path} asks for pooling that is none of {', '.join(_POOLS)}: give pool")
@@ -430,7 +409,7 @@ def _pool_of(folder: Path) -> Any:
 def _length_of(folder: Path) -> int | None:
     """Most tokens that sentence-transformers gives the model."""
     path = folder / "sentence_bert_config.json"
-    return _read_json(path).get("max_seq_length") if path.is_file() else None
+    return read_json(path).get("max_seq_length") if path.is_file() else None
 
 
 def _marks(tokenizer: Tokenizer) -> dict[str, str]:
@@ -448,15 +427,6 @@ def _marks(tokenizer: Tokenizer) -> dict[str, str]:
         for mark in marks
         if tokenizer.tokenizer.token_to_id(mark) is not None
     }
-
-
-def _read_json(path: Path) -> Any:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: give a folder as transformers saves a model")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def _write_json(path: Path, content: Any) -> None:

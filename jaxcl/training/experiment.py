@@ -199,10 +199,11 @@ class Start(abc.ABC):
 
         Args:
           network: the network.
-          shapes: the network's parameters as shapes and types.
+          shapes: the network's variables as shapes and types: `params`, and `batch_stats` where
+            it has any.
 
         Returns:
-          The parameters, as host arrays.
+          The variables, or the parameters among them, as host arrays.
 
         Raises:
           FileNotFoundError: if there are none.

@@ -1,6 +1,7 @@
 """What a run has learned so far, read back without its training data."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -117,8 +118,8 @@ def given_weights(experiment: Experiment, shapes: TrainState) -> dict[str, np.nd
       shapes: of its whole state.
 
     Returns:
-      Arrays by their path in the state: of the network itself, and of target networks that start
-      as its copies.
+      Arrays by their path in the state: parameters and batch statistics of the network itself, and
+      of target networks that start as its copies.
 
     Raises:
       UserError: for a network that is none of the method's, or weights that do not fit.
@@ -136,13 +137,24 @@ def given_weights(experiment: Experiment, shapes: TrainState) -> dict[str, np.nd
             raise UserError(
                 f"start names the network {start.network!r}, expected one of the method's: {known}"
             )
-        within = _at(shapes, places[0])
+        variables = {"params": _at(shapes, places[0])}
+        kept = sorted(
+            {
+                name[: match.end()]
+                for name in leaves
+                if (match := re.match(rf"method/.*batch_stats/{re.escape(start.network)}/", name))
+            }
+        )
+        if kept:
+            variables["batch_stats"] = _at(shapes, kept[0])
         try:
             network = experiment.method.networks[start.network]
-            loaded = name_leaves(start.load(network, within))
+            loaded = start.load(network, variables)
         except (ValueError, MissingExtra) as error:
             raise UserError(f"start of {start.network}: {error}") from error
-        given |= {f"{place}{name}": array for place in places for name, array in loaded.items()}
+        for collection, where in (("params", places), ("batch_stats", kept)):
+            arrays = name_leaves(loaded.get(collection, {}))
+            given |= {f"{place}{name}": array for place in where for name, array in arrays.items()}
     return given
 
 

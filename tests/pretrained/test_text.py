@@ -172,7 +172,7 @@ BAD = {
     "no weights": (
         lambda folder: (folder / "model.safetensors").unlink(),
         FileNotFoundError,
-        "model.safetensors is missing",
+        "holds no weights",
     ),
     "weights cut short": (
         lambda folder: (folder / "model.safetensors").write_bytes(
