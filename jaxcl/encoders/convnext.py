@@ -77,7 +77,7 @@ class ConvNeXt(nn.Module):
           ValueError: for an image that is too small, or another rank or number of channels.
         """
         check_choices(self)
-        width, depths = self._dimensions()
+        width, depths = self.dimensions
         self._check(images, self.patch * 2 ** (len(depths) - 1))
         conv = partial(nn.Conv, padding="VALID", kernel_init=_START, dtype=self.dtype)
         norm = partial(nn.LayerNorm, _EPSILON, self.dtype)
@@ -100,7 +100,8 @@ class ConvNeXt(nn.Module):
         x = x.astype(jnp.float32).mean((1, 2))
         return nn.LayerNorm(_EPSILON, name="head_norm")(x)
 
-    def _dimensions(self) -> tuple[int, tuple[int, ...]]:
+    @property
+    def dimensions(self) -> tuple[int, tuple[int, ...]]:
         """Channels of the first stage and blocks of each: the size's, or those given."""
         usual_width, usual_depths = _SIZES[self.size]
         width = usual_width if self.width is None else self.width

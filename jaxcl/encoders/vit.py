@@ -112,7 +112,7 @@ class ViT(nn.Module):
             channels, or dimensions that do not fit.
         """
         check_choices(self)
-        width, depth, heads = self._dimensions()
+        width, depth, heads = self.dimensions
         self._check(images)
         grid = (images.shape[1] // self.patch, images.shape[2] // self.patch)
 
@@ -154,7 +154,8 @@ class ViT(nn.Module):
         frozen = ("patch_embed",) if self.frozen_patch_embedding else ()
         return ("cls_token", "pos_embed", *frozen)
 
-    def _dimensions(self) -> tuple[int, int, int]:
+    @property
+    def dimensions(self) -> tuple[int, int, int]:
         """Width, depth and heads: the size's, or those given."""
         given = (self.width, self.depth, self.heads)
         width, depth, heads = (

@@ -127,8 +127,8 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
             ) from error
         raise ValueError(f"{path} is damaged, or no file of torch: {said[:160]}") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
-        said = str(error).splitlines() or [type(error).__name__]
-        raise ValueError(f"{path} is damaged, or no file of torch: {said[0][:160]}") from error
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path} is damaged, or no file of torch: {said[:160]}") from error
     arrays: dict[str, np.ndarray] = {}
     _flatten(content, "", arrays, torch)
     return arrays

@@ -21,7 +21,7 @@ from jaxcl.training.experiment import Start
 
 ImageEncoder = ResNet | ViT | ConvNeXt
 
-_DEPTHS = {
+_DEPTHS: dict[tuple[tuple[int, ...], bool], int] = {
     ((2, 2, 2, 2), False): 18,
     ((3, 4, 6, 3), False): 34,
     ((3, 4, 6, 3), True): 50,
@@ -303,20 +303,15 @@ def _check_alike(ours: ImageEncoder, theirs: ImageEncoder, path: str) -> None:
         raise ValueError(
             f"{path} holds a {type(theirs).__name__}, and the network is a {type(ours).__name__}"
         )
-    if isinstance(ours, ViT) and isinstance(theirs, ViT):
-        wanted, given = theirs._dimensions(), ours._dimensions()
+    same = {
+        ResNet: ("depth", "stem", "width", "bottleneck_factor"),
+        ViT: ("dimensions", "norm_before", "activation", "epsilon", "pool", "image_size"),
+        ConvNeXt: ("dimensions", "patch"),
+    }
+    for name in same[type(ours)]:
+        wanted, given = getattr(theirs, name), getattr(ours, name)
         if wanted != given:
             raise ValueError(
-                f"the ViT in {path} has width, depth and heads {wanted}, and the network {given}"
+                f"the {type(ours).__name__} in {path} has {name} {wanted!r}, and the network "
+                f"{given!r}"
             )
-        for name in ("norm_before", "activation", "epsilon", "pool", "image_size"):
-            if getattr(ours, name) != getattr(theirs, name):
-                raise ValueError(
-                    f"the ViT in {path} has {name} {getattr(theirs, name)!r}, and the network "
-                    f"{getattr(ours, name)!r}"
-                )
-    elif isinstance(ours, ResNet) and ours.stem != getattr(theirs, "stem", None):
-        raise ValueError(
-            f"the ResNet in {path} has the stem {getattr(theirs, 'stem', None)!r}, and the network "
-            f"{ours.stem!r}"
-        )

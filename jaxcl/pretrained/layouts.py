@@ -52,12 +52,12 @@ class _Layout:
     translate: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 
 
-def find_backbone(arrays: Arrays, network: str | None = None) -> Backbone:
+def find_backbone(arrays: Arrays, part: str | None = None) -> Backbone:
     """The image encoder in a checkpoint.
 
     Args:
       arrays: by the checkpoint's names.
-      network: what stands before the encoder's names, or a part of it, where there are several;
+      part: what stands before the encoder's names, or a part of it, where there are several;
         None: the teacher of DINO, else the one that is no copy of another.
 
     Raises:
@@ -73,7 +73,7 @@ def find_backbone(arrays: Arrays, network: str | None = None) -> Backbone:
         known = ", ".join(dict.fromkeys(layout.name for layout in _LAYOUTS))
         some = ", ".join(sorted(arrays)[:4])
         raise ValueError(f"no image encoder is among {some}, ...: known are those of {known}")
-    prefixes = _choose([prefix for _, prefix in found], network)
+    prefixes = _choose([prefix for _, prefix in found], part)
     layout, prefix = next(pair for pair in found if pair[1] == prefixes)
     own = {
         name.removeprefix(prefix): array
@@ -87,14 +87,14 @@ def find_backbone(arrays: Arrays, network: str | None = None) -> Backbone:
     return Backbone(layout.family, layout.translate(own), layout.name, prefix, heads)
 
 
-def _choose(prefixes: Sequence[str], network: str | None) -> str:
+def _choose(prefixes: Sequence[str], part: str | None) -> str:
     """The one prefix that is meant."""
     left = sorted(set(prefixes))
-    if network is not None:
-        left = [prefix for prefix in left if network in prefix]
+    if part is not None:
+        left = [prefix for prefix in left if part in prefix]
         if not left:
             raise ValueError(
-                f"no image encoder stands below {network!r}: there are "
+                f"no image encoder stands below {part!r}: there are "
                 f"{', '.join(repr(prefix) for prefix in sorted(set(prefixes)))}"
             )
     for kept in (
@@ -105,7 +105,7 @@ def _choose(prefixes: Sequence[str], network: str | None) -> str:
     if len(left) > 1:
         raise ValueError(
             f"there are {len(left)} image encoders, {', '.join(repr(one) for one in left)}: name "
-            "one by network"
+            "one by part"
         )
     return left[0]
 

@@ -1,5 +1,8 @@
 """Parts of the vision transformer against their definitions in NumPy."""
 
+from functools import partial
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,7 +36,7 @@ def test_positions_are_interpolated_bicubically(grid):
 
 def test_attention_pool_is_one_query_and_two_layers():
     tokens = jax.random.normal(KEY, (2, 5, 8))
-    pool = AttentionPool(heads=2, dtype="float32")
+    pool = AttentionPool(2, partial(nn.LayerNorm, 1e-6), "gelu", "float32")
     draw = np.random.default_rng(0)
     shapes = jax.eval_shape(pool.init, KEY, tokens)["params"]
     params = jax.tree.map(lambda leaf: np.float32(draw.normal(0, 0.3, leaf.shape)), shapes)

@@ -13,7 +13,6 @@ from formula_weights import formula_images, formula_weights  # noqa: E402
 
 GOLDEN = np.load(REFERENCE / "weights.npz")
 CASES = [name.removesuffix("/names") for name in GOLDEN.files if name.endswith("/names")]
-LARGE = {"timm resnet18", "timm resnet50"}
 IMAGES = formula_images()[:, :64]
 
 
