@@ -1,5 +1,6 @@
 """Weights from and to other libraries."""
 
+from jaxcl.pretrained.clip import PretrainedClip, load_clip
 from jaxcl.pretrained.files import read_weights
 from jaxcl.pretrained.images import ImageWeights, PretrainedImages, load_images
 from jaxcl.pretrained.text import (
@@ -13,8 +14,10 @@ from jaxcl.pretrained.text import (
 __all__ = [
     "HuggingFaceText",
     "ImageWeights",
+    "PretrainedClip",
     "PretrainedImages",
     "PretrainedText",
+    "load_clip",
     "load_images",
     "load_text",
     "read_weights",

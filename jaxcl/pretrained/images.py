@@ -99,7 +99,14 @@ def load_images(
     Example: `features = load_images("moco_v2_800ep_pretrain.pth.tar")(images)`
     """
     path = Path(path).expanduser()
-    backbone = find_backbone(read_weights(path), part)
+    return images_among(read_weights(path), path, part=part, **fields)
+
+
+def images_among(
+    arrays: Arrays, path: Path, *, part: str | None = None, **fields: Any
+) -> PretrainedImages:
+    """As `load_images`, of arrays that have been read from a path."""
+    backbone = find_backbone(arrays, part)
     encoder = image_encoder(backbone, _read_config(path), **fields)
     side = _side(encoder)
     images = jax.ShapeDtypeStruct((1, side, side, encoder.in_channels), jnp.float32)

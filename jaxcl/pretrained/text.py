@@ -172,6 +172,25 @@ def load_text(
     return PretrainedText(encoder, params, tokenizer)
 
 
+def clip_text(
+    arrays: Mapping[str, np.ndarray], config: Mapping[str, Any], folder: Path
+) -> tuple[TextTransformer, dict[str, Any]]:
+    """The text tower among the arrays of a CLIP, by its `text_config`."""
+    kind = "clip_text_model"
+    encoder = _encoder({**config, "model_type": kind}, folder, pool="last")
+    names, prefix = _FAMILIES[kind]
+    own = {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }
+    ignored = {"embeddings.position_ids"}
+    params = from_torch(
+        own, _shapes(encoder), names, ignored=ignored.__contains__, what=f"the text in {folder}"
+    )
+    return encoder, params
+
+
 def text_encoder(
     folder: str | os.PathLike[str], *, pool: Pool | None = None, **fields: Any
 ) -> TextTransformer:
