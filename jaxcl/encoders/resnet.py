@@ -14,13 +14,14 @@ from jaxcl.encoders.images import check_images
 from jaxcl.encoders.norm import BatchNorm
 from jaxcl.encoders.remat import Remat, remat_block
 
-_BLOCKS = {
+RESNET_BLOCKS: dict[int, tuple[int, ...]] = {
     18: (2, 2, 2, 2),
     34: (3, 4, 6, 3),
     50: (3, 4, 6, 3),
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
 }
+"""Blocks of each stage, by depth."""
 _BOTTLENECK_EXPANSION = 4
 
 
@@ -82,8 +83,8 @@ class ResNet(nn.Module):
             blocks have no bottleneck.
         """
         check_choices(self)
-        if self.depth not in _BLOCKS:
-            raise ValueError(f"ResNet depth {self.depth}: choose one of {sorted(_BLOCKS)}")
+        if self.depth not in RESNET_BLOCKS:
+            raise ValueError(f"ResNet depth {self.depth}: choose one of {sorted(RESNET_BLOCKS)}")
         if self.bottleneck_factor != 1 and self.depth < 50:
             raise ValueError(
                 f"ResNet bottleneck_factor {self.bottleneck_factor} with depth {self.depth}, which "
@@ -111,7 +112,7 @@ class ResNet(nn.Module):
         block = remat_block(own, self.remat, static=(2, 3))
         if self.depth >= 50:
             block = partial(block, factor=self.bottleneck_factor)
-        for stage, blocks in enumerate(_BLOCKS[self.depth]):
+        for stage, blocks in enumerate(RESNET_BLOCKS[self.depth]):
             for index in range(blocks):
                 x = block(
                     width=self.width * 2**stage,

@@ -3,6 +3,7 @@
 from jaxcl.pretrained.clip import PretrainedClip, load_clip
 from jaxcl.pretrained.files import read_weights
 from jaxcl.pretrained.images import ImageWeights, PretrainedImages, load_images
+from jaxcl.pretrained.saving import save_images
 from jaxcl.pretrained.text import (
     HuggingFaceText,
     PretrainedText,
@@ -21,6 +22,7 @@ __all__ = [
     "load_images",
     "load_text",
     "read_weights",
+    "save_images",
     "save_text",
     "text_encoder",
 ]

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcl.encoders import ConvNeXt, ResNet, ViT
+from jaxcl.encoders.resnet import RESNET_BLOCKS
 from jaxcl.pretrained.files import read_json, read_weights
 from jaxcl.pretrained.layouts import Arrays, Backbone, find_backbone
 from jaxcl.pretrained.names import LEAVES, from_torch
@@ -21,13 +22,7 @@ from jaxcl.training.experiment import Start
 
 ImageEncoder = ResNet | ViT | ConvNeXt
 
-_DEPTHS: dict[tuple[tuple[int, ...], bool], int] = {
-    ((2, 2, 2, 2), False): 18,
-    ((3, 4, 6, 3), False): 34,
-    ((3, 4, 6, 3), True): 50,
-    ((3, 4, 23, 3), True): 101,
-    ((3, 8, 36, 3), True): 152,
-}
+_DEPTHS = {(blocks, depth >= 50): depth for depth, blocks in RESNET_BLOCKS.items()}
 """ResNets by blocks of each stage, and whether these have bottlenecks."""
 _ACTIVATIONS = {
     "gelu": "gelu",
