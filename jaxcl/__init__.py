@@ -13,6 +13,7 @@ _SUBMODULES = (
     "data",
     "encoders",
     "evaluation",
+    "export",
     "losses",
     "memory",
     "methods",

@@ -9,11 +9,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxcl import __version__
-from jaxcl.cli import doctor, embed, evaluate, finetune, plan, search, tokenizer, train, views
+from jaxcl.cli import (
+    doctor,
+    embed,
+    evaluate,
+    export,
+    finetune,
+    plan,
+    search,
+    tokenizer,
+    train,
+    views,
+)
 from jaxcl.cli.exits import SIGNALLED, complain, mendable
 from jaxcl.compilation import keep_programs, overlap_exchanges, prefer_fast_convolutions
 
-VERBS = (train, evaluate, finetune, embed, search, views, tokenizer, doctor, plan)
+VERBS = (train, evaluate, finetune, embed, search, export, views, tokenizer, doctor, plan)
 """Modules; each has `add`, which adds its parser, and the function that it calls, whose errors
 `main` prints where a user can mend them."""
 

@@ -165,7 +165,7 @@ class MultiModal(Method):
         batch_stats: dict[str, Any] = {}
         widths = {}
         for tower, tower_key, view in zip(self.towers, tower_keys, batch.views, strict=True):
-            networks = self._of_tower(tower)
+            networks = self.of_tower(tower)
             own, own_stats, outputs = init_networks(networks, tower_key, view)
             # Of what towers share, the first one's start stays.
             params, batch_stats = own | params, own_stats | batch_stats
@@ -325,7 +325,7 @@ class MultiModal(Method):
           [N, F].
         """
         chosen = self.towers[0] if tower is None else named_tower(self.towers, tower)
-        networks = self._of_tower(chosen)
+        networks = self.of_tower(chosen)
         if not project:
             networks = dict(itertools.islice(networks.items(), 1))
         rows, _ = forward(networks, params | state.frozen, state.batch_stats, inputs)
@@ -342,7 +342,7 @@ class MultiModal(Method):
             ]
         return []
 
-    def _of_tower(self, tower: Tower) -> dict[str, nn.Module]:
+    def of_tower(self, tower: Tower) -> dict[str, nn.Module]:
         """The networks of a tower in a row, by the names of their parameters."""
         encoder = named_tower(self.towers, tower.encoder_of or tower.name)
         projector = named_tower(self.towers, tower.projector_of or tower.name)
@@ -376,7 +376,7 @@ class MultiModal(Method):
         frozen = self._frozen
         for number, (tower, rows) in enumerate(zip(self.towers, views, strict=True)):
             own = None if draws is None else draws.part(number)
-            for name, network in self._of_tower(tower).items():
+            for name, network in self.of_tower(tower).items():
                 learns = name not in frozen
                 rows, batch_stats = forward(
                     {name: network},

@@ -3,6 +3,7 @@
 from jaxcl.pretrained.clip import PretrainedClip, load_clip
 from jaxcl.pretrained.files import read_weights
 from jaxcl.pretrained.images import ImageWeights, PretrainedImages, load_images
+from jaxcl.pretrained.own import Pretrained, from_pretrained, save_pretrained
 from jaxcl.pretrained.saving import save_images
 from jaxcl.pretrained.text import (
     HuggingFaceText,
@@ -15,14 +16,17 @@ from jaxcl.pretrained.text import (
 __all__ = [
     "HuggingFaceText",
     "ImageWeights",
+    "Pretrained",
     "PretrainedClip",
     "PretrainedImages",
     "PretrainedText",
+    "from_pretrained",
     "load_clip",
     "load_images",
     "load_text",
     "read_weights",
     "save_images",
+    "save_pretrained",
     "save_text",
     "text_encoder",
 ]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxcl.extras import import_extra
+from jaxcl.training.durable_files import write_durably
 
 SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 """Of files that hold weights."""
@@ -86,6 +87,21 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def write_weights(folder: Path, arrays: Mapping[str, np.ndarray], config: Any) -> None:
+    """Writes model.safetensors and, last, config.json: without it the folder is no model.
+
+    Raises:
+      ImportError: where safetensors is not installed.
+      OSError: if they cannot be written.
+    """
+    library = import_extra("safetensors.numpy", "hub")
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    content = library.save(whole, metadata={"format": "pt"})
+    write_durably(folder / "model.safetensors", lambda file: file.write(content))
+    write_durably(folder / "config.json", json.dumps(config, indent=2) + "\n")
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:

@@ -1,6 +1,5 @@
 """Image encoders written so that torchvision, timm and transformers load them."""
 
-import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -11,7 +10,7 @@ import numpy as np
 
 from jaxcl.encoders import ConvNeXt, ResNet, ViT
 from jaxcl.encoders.resnet import RESNET_BLOCKS
-from jaxcl.extras import import_extra
+from jaxcl.pretrained.files import write_weights
 from jaxcl.pretrained.images import ImageEncoder, timm_name
 from jaxcl.pretrained.names import to_torch
 
@@ -58,13 +57,7 @@ def save_images(
         raise ValueError(f"{to} is written for ResNets only: take timm or huggingface for a ViT")
     config, rename = made
     arrays = rename(to_torch(variables, timm_name))
-    safetensors = import_extra("safetensors.numpy", "hub")
-    folder = Path(folder).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    safetensors.save_file(arrays, folder / "model.safetensors", metadata={"format": "pt"})
-    text = json.dumps(config, indent=2) + "\n"
-    (folder / "config.json").write_text(text, encoding="utf-8")
+    write_weights(Path(folder).expanduser(), arrays, config)
 
 
 def _same(arrays: Arrays) -> Arrays:

@@ -22,6 +22,7 @@ def test_images_and_texts_are_those_of_transformers(tmp_path):
     np.testing.assert_allclose(model.texts(padded()), GOLDEN["CLIP/texts"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_trains_on_from_there(tmp_path):
     model = load_clip(write(tmp_path, "CLIP"))
     batch = Batch((IMAGES[:2], padded()))
@@ -40,6 +41,7 @@ def without(name):
     return lambda arrays: arrays.pop(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"),
     [
