@@ -34,6 +34,13 @@ def test_the_examples_of_time_run(number, printed, capsys):
     assert re.search(printed, capsys.readouterr().out)
 
 
+def test_the_example_of_weights_runs(capsys):
+    text = (ROOT / "docs" / "weights.md").read_text()
+    block = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[-1]
+    exec(compile(block, "weights.md", "exec"), {"__name__": "__main__"})
+    assert capsys.readouterr().out == "['config.json', 'model.safetensors'] timm\nTrue\n"
+
+
 def test_every_loss_has_its_place_in_the_table():
     from jaxcl import losses
 

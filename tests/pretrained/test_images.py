@@ -3,10 +3,13 @@
 import argparse
 import json
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from weights import CASES, GOLDEN, IMAGES, arrays_of, write
+from flax import traverse_util
+from weights import CASES, GOLDEN, IMAGES, arrays_of, formula_weights, write
 
 from jaxcl import augment, data, encoders, methods, training
 from jaxcl.pretrained import ImageWeights, load_images
@@ -25,6 +28,82 @@ def test_features_are_those_of_pytorch(tmp_path, case):
     model = load_images(write(tmp_path / "m", case), **OPTIONS.get(case, {}))
     found = model(IMAGES, batch_size=4)
     assert deviation(found, GOLDEN[f"{case}/features"]) < 1e-4
+
+
+class BigVisionBlock(nn.Module):
+    """A block by big_vision's names, of flax's own attention."""
+
+    @nn.compact
+    def __call__(self, x):
+        y = nn.LayerNorm(name="LayerNorm_0")(x)
+        x = x + nn.MultiHeadDotProductAttention(4, name="MultiHeadDotProductAttention_0")(y, y)
+        return x + BigVisionMLP(name="MlpBlock_0")(nn.LayerNorm(name="LayerNorm_1")(x))
+
+
+class BigVisionMLP(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        y = nn.gelu(nn.Dense(4 * x.shape[-1], name="Dense_0")(x))
+        return nn.Dense(x.shape[-1], name="Dense_1")(y)
+
+
+class BigVisionPool(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        probe = self.param("probe", nn.initializers.normal(1.0), (1, 1, x.shape[-1]))
+        probe = jnp.tile(probe, (len(x), 1, 1))
+        x = nn.MultiHeadDotProductAttention(4, name="MultiHeadDotProductAttention_0")(probe, x)
+        return (x + BigVisionMLP(name="MlpBlock_0")(nn.LayerNorm(name="LayerNorm_0")(x)))[:, 0]
+
+
+class BigVisionEncoder(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        for block in range(2):
+            x = BigVisionBlock(name=f"encoderblock_{block}")(x)
+        return nn.LayerNorm(name="encoder_norm")(x)
+
+
+class BigVisionViT(nn.Module):
+    """The ViT of big_vision/models/vit.py by its names, written anew."""
+
+    pool: str
+
+    @nn.compact
+    def __call__(self, images):
+        x = nn.Conv(32, (16, 16), strides=16, padding="VALID", name="embedding")(images)
+        x = x.reshape(len(x), -1, 32)
+        x = x + self.param("pos_embedding", nn.initializers.normal(0.5), (1, x.shape[1], 32))
+        if self.pool == "tok":
+            token = self.param("cls", nn.initializers.normal(1.0), (1, 1, 32))
+            x = jnp.concatenate([jnp.tile(token, (len(x), 1, 1)), x], axis=1)
+        x = BigVisionEncoder(name="Transformer")(x)
+        if self.pool == "map":
+            return BigVisionPool(name="MAPHead_0")(x)
+        return x[:, 0] if self.pool == "tok" else x.mean(1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pool", ["map", "tok"])
+@pytest.mark.parametrize("stacked", [False, True])
+def test_features_are_those_of_big_visions_layout(tmp_path, pool, stacked):
+    model = BigVisionViT(pool)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), IMAGES)
+    named = traverse_util.flatten_dict(shapes["params"], sep="/")
+    arrays = {
+        name: np.asarray(formula_weights(name, leaf.shape[::-1])).T for name, leaf in named.items()
+    }
+    params = traverse_util.unflatten_dict(arrays, sep="/")
+    expected = jax.jit(model.apply)({"params": params}, IMAGES)
+    if stacked:
+        blocks = [name for name in arrays if "encoderblock_0/" in name]
+        for name in blocks:
+            both = [arrays.pop(name), arrays.pop(name.replace("encoderblock_0", "encoderblock_1"))]
+            arrays[name.replace("encoderblock_0", "encoderblock")] = np.stack(both)
+    path = numbers(tmp_path / "vit.npz", **{f"params/img/{n}": a for n, a in arrays.items()})
+    found = load_images(path)
+    assert found.encoder.heads == 4
+    assert deviation(found(IMAGES), expected) < 1e-4
 
 
 @pytest.mark.parametrize("of", ["student", "teacher"])
@@ -171,6 +250,7 @@ def experiment(start, **encoder):
     )
 
 
+@pytest.mark.slow
 def test_parameters_and_statistics_start_from_there_and_the_targets_too(tmp_path):
     start = ImageWeights(str(write(tmp_path, "SwAV")))
     inputs = {"image": jax.ShapeDtypeStruct((32, 32, 3), np.uint8)}
@@ -184,6 +264,7 @@ def test_parameters_and_statistics_start_from_there_and_the_targets_too(tmp_path
         np.testing.assert_array_equal(found, there["module.layer2.1.bn2.weight"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "encoder", "words"),
     [
