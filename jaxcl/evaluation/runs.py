@@ -43,6 +43,7 @@ from jaxcl.evaluation.robustness import (
     check_severities,
     measure_robustness,
 )
+from jaxcl.evaluation.tracking import track_evaluation
 from jaxcl.evaluation.whitening import fit_whitening
 from jaxcl.extras import MissingExtra
 from jaxcl.training import (
@@ -97,7 +98,9 @@ def evaluate_run(
 def _evaluate(run: RestoredRun, directory: Path, severities: Sequence[int]) -> str:
     experiment = run.experiment
     if not experiment.tasks:
-        return _evaluate_by_labels(run, directory, severities)
+        text = _evaluate_by_labels(run, directory, severities)
+        track_evaluation(run, directory)
+        return text
     parts = []
     if experiment.evaluate is not None:
         parts.append(_evaluate_by_labels(run, directory, severities))
@@ -106,6 +109,7 @@ def _evaluate(run: RestoredRun, directory: Path, severities: Sequence[int]) -> s
     figures = _measure_tasks(run)
     path = RunDirectory(directory).tasks
     write_durably(path, json.dumps({"step": run.step, "tasks": figures}, indent=2) + "\n")
+    track_evaluation(run, directory)
     parts += [_describe_task(name, found) for name, found in figures.items()]
     return "\n\n".join([*parts, f"Figures of tasks: {path}"])
 

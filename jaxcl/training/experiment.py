@@ -76,6 +76,8 @@ class Run:
     """Newest checkpoints kept."""
     keep_every: int | None = None
     """Keep the checkpoints of steps divisible by this for good, too."""
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Who gets the rows of metrics.jsonl, too, and what is measured at the end."""
 
     def __post_init__(self) -> None:
         check_choices(self)

@@ -36,6 +36,7 @@ from jaxcl.training.setup import Setup, set_up
 from jaxcl.training.state import TrainState
 from jaxcl.training.steps import take_steps
 from jaxcl.training.stopping import StopRequest
+from jaxcl.training.trackers import check_trackers, trackers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +89,7 @@ def train(
     if not first:
         console = Console(quiet=True)
     with all_or_none():
+        check_trackers(experiment.run.trackers if first else ())
         setup = set_up(experiment)
         check_fits(setup)
     _agree(setup)
@@ -121,10 +123,15 @@ def train(
             ProgressBar(console, total_steps=setup.total_steps, start=start)
         )
         verdict = Verdict()
+        with all_or_none():
+            tracking = trackers(experiment, directory, from_step=start + 1)
+            followers = closing.enter_context(tracking) if first else []
 
         def observe(row: Row) -> None:
             check_finite(row)
             metrics_file.log(row)
+            for follower in followers:
+                follower.log(int(row["step"]), _for_trackers(row))
             bar.log(row)
             for alarm in verdict.log(row):
                 bar.say(f"warning, at step {int(row['step'])}: {alarm}")
@@ -167,6 +174,10 @@ def train(
             )
         checkpoints.wait()
     return Outcome(step, setup.total_steps, stop.signal, tuple(verdict.alarms))
+
+
+def _for_trackers(row: Row) -> Row:
+    return {f"train/{name}": value for name, value in row.items() if name != "step"}
 
 
 def check_fits(setup: Setup) -> None:

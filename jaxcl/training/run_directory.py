@@ -49,6 +49,16 @@ class RunDirectory:
         return self.path / "metrics.jsonl"
 
     @property
+    def tensorboard(self) -> Path:
+        """Event files, where TensorBoard tracks the run."""
+        return self.path / "tensorboard"
+
+    @property
+    def wandb(self) -> Path:
+        """The run's name at Weights & Biases, where that tracks it."""
+        return self.path / "wandb_run.txt"
+
+    @property
     def profile(self) -> Path:
         """What `--profile` traced."""
         return self.path / "profile"
