@@ -34,6 +34,7 @@ def test_the_examples_of_time_run(number, printed, capsys):
     assert re.search(printed, capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_the_example_of_weights_runs(capsys):
     text = (ROOT / "docs" / "weights.md").read_text()
     block = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[-1]
