@@ -291,6 +291,9 @@ def _big_vision(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         "attn_pool.kv",
         ("key", "value"),
     )
+    if "cls" in torch:  # put before the patches once these have their positions
+        places = torch["pos_embedding"]
+        torch["pos_embedding"] = np.concatenate([np.zeros_like(places[:, :1]), places], axis=1)
     return {_BIG_VISION(name): array for name, array in torch.items()}
 
 
