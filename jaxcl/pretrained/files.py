@@ -74,8 +74,8 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     return arrays
 
 
-def read_json(path: Path) -> Any:
-    """A JSON file of a model's folder.
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file of a model's folder, an object.
 
     Raises:
       FileNotFoundError: if there is none.
@@ -84,9 +84,12 @@ def read_json(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: give a folder as transformers saves a model")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged: expected an object, got {type(found).__name__}")
+    return found
 
 
 def write_weights(folder: Path, arrays: Mapping[str, np.ndarray], config: Any) -> None:

@@ -287,8 +287,6 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not path.is_dir() or not (folder / "config.json").is_file():
         return {}
     config = read_json(folder / "config.json")
-    if not isinstance(config, dict):
-        raise ValueError(f"{folder / 'config.json'} is damaged: expected an object")
     vision: dict[str, Any] = config.get("vision_config", config)
     defaults = {"clip": ("quick_gelu", 1e-5), "siglip": ("gelu_pytorch_tanh", 1e-6)}
     kind = str(config.get("model_type", "")).split("_")[0]

@@ -89,7 +89,7 @@ def from_pretrained(folder: str | os.PathLike[str]) -> Pretrained:
     """
     folder = Path(folder).expanduser()
     config = read_json(folder / "config.json")
-    if not isinstance(config, dict) or config.get("library") != "jaxcl":
+    if config.get("library") != "jaxcl":
         raise ValueError(
             f"{folder} was not written by jaxcl: load_images, load_text and load_clip read models "
             "of others"

@@ -183,7 +183,10 @@ def damage(folder, **changes):
         ({"format": 99}, "has format 99, and this version of jaxcl reads 1"),
         ({"networks": {"encoder": {"class": "os.system"}}}, "is damaged"),
         ({"networks": {"encoder": {"class": "jaxcl.data.digits.Digits"}}}, "encoder is no network"),
-        ({"inputs": {"shape": [8, 8, 3], "dtype": "float32"}}, "channels|3"),
+        (
+            {"inputs": {"shape": [8, 8, 3], "dtype": "float32"}},
+            r"misshapen: params/encoder/conv0/kernel is \[3, 3, 1, 4\], expected",
+        ),
     ],
 )
 def test_a_folder_that_is_not_what_it_says_is_refused(run, tmp_path, change, words):
