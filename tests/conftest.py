@@ -11,6 +11,7 @@ from pathlib import Path
 os.environ["JAX_PLATFORMS"] = "cpu"
 import jax
 import pytest
+from hub_server import serving
 
 # Programs that run slower and compile in less than half the time: even tests that train are sooner
 # done. XLA aborts at a flag that it does not know, that of libtpu too.
@@ -71,3 +72,20 @@ def _compilation(request):
     """Tests that train for long are sooner done with LLVM's optimizations."""
     quick = request.node.get_closest_marker("long_training") is None
     jax.config.update("jax_disable_most_optimizations", quick)
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A server, and a client of its own with an empty cache and no token."""
+    from huggingface_hub import constants
+
+    with serving() as server:
+        where = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, server.address)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", where)
+        monkeypatch.setattr(constants, "ENDPOINT", server.address)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the client's trials
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        yield server

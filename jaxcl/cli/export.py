@@ -20,11 +20,16 @@ def add(verbs: Any) -> None:
     parser.add_argument("--out", required=True, metavar="FOLDER")
     parser.add_argument("--tower", metavar="NAME", help="of several; default: the first")
     parser.add_argument("--heads", action="store_true", help="with the projector")
+    parser.add_argument(
+        "--push", metavar="OWNER/NAME", help="to this repository of the Hugging Face hub, too"
+    )
+    parser.add_argument("--private", action="store_true", help="if it is made, for you alone")
     parser.add_argument("--config", metavar="CONFIG", help=OWN_CLASSES)
     parser.set_defaults(run=export)
 
     parser = verbs.add_parser("convert", help="rewrite an image encoder of another library")
-    parser.add_argument("weights", metavar="WEIGHTS", help="a file, or a folder with one")
+    parser.add_argument("weights", metavar="WEIGHTS", help="file, folder or OWNER/NAME of the hub")
+    parser.add_argument("--revision", help="branch, tag or commit, where they are of the hub")
     parser.add_argument("--out", required=True, metavar="FOLDER")
     parser.add_argument(
         "--to",
@@ -50,6 +55,8 @@ def export(known: argparse.Namespace) -> int:
             to=known.to,
             tower=known.tower,
             heads=known.heads,
+            push=known.push,
+            private=known.private,
             experiment=experiment_of(run, known.config),
         )
     )
@@ -62,5 +69,13 @@ def convert(known: argparse.Namespace) -> int:
     from jaxcl.export.weights import convert_weights
 
     with of_the_users():
-        print(convert_weights(Path(known.weights), Path(known.out), to=known.to, part=known.part))
+        print(
+            convert_weights(
+                known.weights,
+                Path(known.out),
+                to=known.to,
+                part=known.part,
+                revision=known.revision,
+            )
+        )
     return 0

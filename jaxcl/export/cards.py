@@ -13,28 +13,34 @@ _PACKAGES = ("jaxcl", "jax", "flax", "optax")
 _USE = {
     "safetensors": """from jaxcl.pretrained import from_pretrained
 
-features = from_pretrained("{folder}")(images)  # [N, H, W, C], scaled as config.json says""",
+features = from_pretrained("{name}")(images)  # [N, H, W, C], scaled as config.json says""",
     "torchvision": """import torch, torchvision
-from safetensors.torch import load_file
+from safetensors.torch import load_file{fetch}
 
 model = torchvision.models.{architecture}()
 model.fc = torch.nn.Identity()
-model.load_state_dict(load_file("{folder}/model.safetensors"))""",
+model.load_state_dict(load_file({weights}))""",
     "timm": """import timm
 
-model = timm.create_model("local-dir:{folder}", pretrained=True).eval()""",
+model = timm.create_model("{where}:{name}", pretrained=True).eval()""",
     "huggingface": """from transformers import {architecture}
 
-model = {architecture}.from_pretrained("{folder}").eval()""",
+model = {architecture}.from_pretrained("{name}").eval()""",
     "stablehlo": """import jax, pathlib
 
-program = jax.export.deserialize(pathlib.Path("{folder}/model.stablehlo").read_bytes())
+program = jax.export.deserialize(pathlib.Path("{name}/model.stablehlo").read_bytes())
 features = program.call(batch)  # of any number of examples""",
 }
 
 
 def model_card(
-    run: RestoredRun, *, to: str, networks: Sequence[str], file: Path, digest: str
+    run: RestoredRun,
+    *,
+    to: str,
+    networks: Sequence[str],
+    file: Path,
+    digest: str,
+    repository: str | None = None,
 ) -> str:
     """The README.md of an exported model.
 
@@ -44,13 +50,22 @@ def model_card(
       networks: what was written.
       file: the file of weights, or the program.
       digest: its SHA-256.
+      repository: of the hub, from which it is loaded; None: from its folder.
     """
     experiment, method = run.experiment, type(run.experiment.method).__name__
     folder = file.parent
     config = json.loads((folder / "config.json").read_text()) if to != "stablehlo" else {}
     architecture = config.get("architecture") or next(iter(config.get("architectures", [])), "")
     library = {"huggingface": "transformers", "torchvision": to, "timm": to}.get(to, "jaxcl")
-    use = _USE[to].format(folder=folder.name, architecture=architecture)
+    use = _USE[to].format(
+        name=repository or folder.name,
+        where="hf-hub" if repository else "local-dir",
+        fetch="\nfrom huggingface_hub import hf_hub_download" if repository else "",
+        weights=f'hf_hub_download("{repository}", "{file.name}")'
+        if repository
+        else f'"{folder.name}/{file.name}"',
+        architecture=architecture,
+    )
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
     facts = RunDirectory(run.directory).read_facts()
     inputs = ", ".join(

@@ -23,7 +23,7 @@ from jaxcl.extras import MissingExtra
 from jaxcl.methods import MultiModal
 from jaxcl.methods.method import EncoderMethod
 from jaxcl.methods.towers import named_tower
-from jaxcl.pretrained import Pretrained, save_images, save_pretrained, save_text
+from jaxcl.pretrained import Pretrained, push_to_hub, save_images, save_pretrained, save_text
 from jaxcl.pretrained.saving import LIBRARIES
 from jaxcl.training import Experiment, RestoredRun, RunDirectory, UserError, restore_run
 from jaxcl.training.durable_files import write_durably
@@ -52,6 +52,8 @@ def export_run(
     to: str,
     tower: str | None = None,
     heads: bool = False,
+    push: str | None = None,
+    private: bool = False,
     experiment: Experiment | None = None,
 ) -> str:
     """Writes the encoder of a run, with a model card.
@@ -63,6 +65,8 @@ def export_run(
         "huggingface", for those; "stablehlo", a program.
       tower: name of a tower, where the run has several; None: the first.
       heads: with the projector, for safetensors and stablehlo.
+      push: a repository of the hub, "owner/name", to which it goes as `push_to_hub` has it.
+      private: whether a repository that is made for it is.
       experiment: as `restore_run` has it.
 
     Returns:
@@ -71,11 +75,14 @@ def export_run(
     Raises:
       UserError: for a run that is damaged or has no checkpoint, or what cannot be written so.
       FileNotFoundError: if the directory holds no run.
+      OSError: if it cannot be written or pushed.
     """
     if to not in FORMATS:
         raise UserError(f"--to {to!r}: expected one of {', '.join(FORMATS)}")
     if heads and to in LIBRARIES:
         raise UserError(f"{to} has no place for a projector: leave --heads out")
+    if push is not None and to == "stablehlo":
+        raise UserError("nothing but safetensors is pushed: leave --push out, or take another --to")
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file, and a folder is written")
     run = restore_run(directory, experiment)
@@ -87,10 +94,23 @@ def export_run(
     main = out / ("model.stablehlo" if to == "stablehlo" else "model.safetensors")
     content = main.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
-    card = model_card(run, to=to, networks=tuple(part.model.networks), file=main, digest=digest)
+    card = model_card(
+        run,
+        to=to,
+        networks=tuple(part.model.networks),
+        file=main,
+        digest=digest,
+        repository=push,
+    )
     write_durably(out / "README.md", card)
     names = " and ".join(part.model.networks)
-    return f"wrote {names} of step {run.step} for {to}: {main}, {len(content) / 1e6:.1f} MB"
+    said = f"wrote {names} of step {run.step} for {to}: {main}, {len(content) / 1e6:.1f} MB"
+    if push is not None:
+        try:
+            said += f"\npushed to {push_to_hub(out, push, private=private)}"
+        except (ValueError, MissingExtra) as error:
+            raise UserError(str(error)) from error
+    return said
 
 
 def part_of(run: RestoredRun, tower: str | None, *, heads: bool) -> Part:

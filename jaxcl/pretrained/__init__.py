@@ -2,6 +2,7 @@
 
 from jaxcl.pretrained.clip import PretrainedClip, load_clip
 from jaxcl.pretrained.files import read_weights
+from jaxcl.pretrained.hub import local_path, push_to_hub
 from jaxcl.pretrained.images import ImageWeights, PretrainedImages, load_images
 from jaxcl.pretrained.own import Pretrained, from_pretrained, save_pretrained
 from jaxcl.pretrained.saving import save_images
@@ -24,6 +25,8 @@ __all__ = [
     "load_clip",
     "load_images",
     "load_text",
+    "local_path",
+    "push_to_hub",
     "read_weights",
     "save_images",
     "save_pretrained",

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +14,7 @@ from jaxcl.data.tokenizer import Tokenizer, pad_tokens
 from jaxcl.methods import Batch, MultiModal, clip
 from jaxcl.methods.multi_modal import MultiModalState
 from jaxcl.pretrained.files import read_json, read_weights
+from jaxcl.pretrained.hub import local_path
 from jaxcl.pretrained.images import images_among
 from jaxcl.pretrained.text import clip_text
 
@@ -54,22 +54,24 @@ def _embed(method: MultiModal, params: Any, state: Any, inputs: jax.Array, *, to
     return method.embed(params, state, inputs, tower=tower, project=True)
 
 
-def load_clip(folder: str | os.PathLike[str]) -> PretrainedClip:
+def load_clip(folder: str | os.PathLike[str], *, revision: str | None = None) -> PretrainedClip:
     """Reads a CLIP from a folder as transformers saves it.
 
     Args:
       folder: with config.json of model_type clip, weights, and tokenizer.json if texts are to be
-        read.
+        read; or a repository of the hub, as `local_path` takes it.
+      revision: of the repository.
 
     Returns:
       Method, parameters, state and tokenizer; the temperature is the folder's, too.
 
     Raises:
-      FileNotFoundError: if config.json or the weights are missing.
+      FileNotFoundError: if config.json or the weights are missing, or the repository is.
+      ConnectionError: if the hub cannot be reached.
       ValueError: for another model, damaged files, or weights that do not fit, all named.
       ImportError: where safetensors, torch or tokenizers is not installed.
     """
-    folder = Path(folder).expanduser()
+    folder = local_path(folder, revision)
     config = read_json(folder / "config.json")
     if config.get("model_type") != "clip":
         raise ValueError(

@@ -16,12 +16,13 @@ from jaxcl.training.durable_files import write_durably
 
 SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 """Of files that hold weights."""
-_IN_FOLDER = (
+IN_FOLDER = (
     "model.safetensors.index.json",
     "model.safetensors",
     "open_clip_model.safetensors",
     "pytorch_model.bin",
 )
+"""Of a folder, the first of these that it has."""
 _NO_WEIGHTS = ("optimizer", "scheduler", "lr_sched", "amp", "scaler", "rng", "callbacks", "loops")
 """Beginnings of what else checkpoints hold."""
 
@@ -47,10 +48,10 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        found = next((path / name for name in _IN_FOLDER if (path / name).is_file()), None)
+        found = next((path / name for name in IN_FOLDER if (path / name).is_file()), None)
         if found is None:
             raise FileNotFoundError(
-                f"{path} holds no weights: expected one of {', '.join(_IN_FOLDER)}"
+                f"{path} holds no weights: expected one of {', '.join(IN_FOLDER)}"
             )
         path = found
     if not path.is_file():

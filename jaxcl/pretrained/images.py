@@ -16,6 +16,7 @@ import numpy as np
 from jaxcl.encoders import ConvNeXt, ResNet, ViT
 from jaxcl.encoders.resnet import RESNET_BLOCKS
 from jaxcl.pretrained.files import read_json, read_weights
+from jaxcl.pretrained.hub import local_path
 from jaxcl.pretrained.layouts import Arrays, Backbone, find_backbone
 from jaxcl.pretrained.names import LEAVES, from_torch
 from jaxcl.training.experiment import Start
@@ -66,7 +67,11 @@ def _encode(encoder: nn.Module, variables: Any, images: jax.Array) -> Any:
 
 
 def load_images(
-    path: str | os.PathLike[str], *, part: str | None = None, **fields: Any
+    path: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    part: str | None = None,
+    **fields: Any,
 ) -> PretrainedImages:
     """Reads an image encoder: ResNet, ViT or ConvNeXt, of whatever checkpoint holds it.
 
@@ -76,7 +81,9 @@ def load_images(
     that follow others are left out.
 
     Args:
-      path: a file or folder, as `read_weights` takes it.
+      path: a file or folder, as `read_weights` takes it, or a repository of the hub, "owner/name",
+        as `local_path` does.
+      revision: of the repository.
       part: what stands before the encoder's names, or a part of it ("student"), where a checkpoint
         holds several; None: DINO's teacher, else the one that follows no other.
       **fields: of the encoder, such as dtype or remat; also what shapes do not tell: heads (64
@@ -86,14 +93,15 @@ def load_images(
       The encoder and its variables.
 
     Raises:
-      FileNotFoundError: if there is no such file.
+      FileNotFoundError: if there is no such file or repository.
+      ConnectionError: if the hub cannot be reached.
       ValueError: for damaged files, no encoder or several, or arrays that are missing, left over or
         misshapen, all named.
       ImportError: where safetensors or torch is not installed.
 
     Example: `features = load_images("moco_v2_800ep_pretrain.pth.tar")(images)`
     """
-    path = Path(path).expanduser()
+    path = local_path(path, revision)
     return images_among(read_weights(path), path, part=part, **fields)
 
 
@@ -118,8 +126,10 @@ class ImageWeights(Start):
     """
 
     path: str
-    """File or folder."""
+    """File, folder, or repository of the hub."""
     part: str | None = None
+    """As `load_images` has it."""
+    revision: str | None = None
     """As `load_images` has it."""
 
     def load(self, network: nn.Module, shapes: Any) -> Any:
@@ -128,7 +138,7 @@ class ImageWeights(Start):
                 f"expected a ResNet, ViT or ConvNeXt to start from {self.path}, got "
                 f"{type(network).__name__}"
             )
-        path = Path(self.path).expanduser()
+        path = local_path(self.path, self.revision)
         backbone = find_backbone(read_weights(path), self.part)
         there = image_encoder(backbone, _read_config(path))
         _check_alike(network, there, self.path)

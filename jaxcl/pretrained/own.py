@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxcl.methods.networks import forward
 from jaxcl.pretrained.files import read_json, read_weights, write_weights
+from jaxcl.pretrained.hub import local_path
 from jaxcl.training.config_json import from_data, to_data
 from jaxcl.training.state import name_leaves
 
@@ -75,19 +76,21 @@ def save_pretrained(folder: str | os.PathLike[str], model: Pretrained) -> None:
     write_weights(Path(folder).expanduser(), numpy, config)
 
 
-def from_pretrained(folder: str | os.PathLike[str]) -> Pretrained:
+def from_pretrained(folder: str | os.PathLike[str], *, revision: str | None = None) -> Pretrained:
     """Reads what `save_pretrained`, or `jaxcl export --to safetensors`, wrote.
 
     Args:
-      folder: the folder.
+      folder: the folder, or a repository of the hub, "owner/name", as `local_path` takes them.
+      revision: of the repository.
 
     Raises:
-      FileNotFoundError: if config.json or the weights are missing.
+      FileNotFoundError: if config.json or the weights are missing, or the repository is.
+      ConnectionError: if the hub cannot be reached.
       ValueError: for a folder of another library or a later format, damaged files, or arrays that
         are missing, left over or misshapen, all named.
-      ImportError: where safetensors is not installed.
+      ImportError: where safetensors or, for the hub, huggingface_hub is not installed.
     """
-    folder = Path(folder).expanduser()
+    folder = local_path(folder, revision)
     config = read_json(folder / "config.json")
     if config.get("library") != "jaxcl":
         raise ValueError(

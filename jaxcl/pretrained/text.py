@@ -17,6 +17,7 @@ from jaxcl.data.tokenizer import Tokenizer, TooLong, pad_tokens
 from jaxcl.encoders.text import Pool, TextTransformer
 from jaxcl.extras import import_extra
 from jaxcl.pretrained.files import read_json, read_weights
+from jaxcl.pretrained.hub import local_path
 from jaxcl.pretrained.names import Names, from_torch, to_torch
 from jaxcl.training.experiment import Start
 
@@ -126,6 +127,7 @@ def _encode(encoder: TextTransformer, params: Any, rows: jax.Array) -> Any:
 def load_text(
     folder: str | os.PathLike[str],
     *,
+    revision: str | None = None,
     pool: Pool | None = None,
     max_length: int | None = None,
     too_long: TooLong = "cut",
@@ -137,7 +139,9 @@ def load_text(
     holds the weights, tokenizer.json the tokenizer. Heads for other purposes are left out.
 
     Args:
-      folder: with these files; model_type bert, roberta, xlm-roberta or clip_text_model.
+      folder: with these files; model_type bert, roberta, xlm-roberta or clip_text_model; or a
+        repository of the hub, as `local_path` takes it.
+      revision: of the repository.
       pool: what becomes the features; None: what sentence-transformers' modules say, "last" of a
         CLIP text tower, else "mean".
       max_length: most tokens of a text; None: what sentence-transformers' files say, else the
@@ -150,15 +154,16 @@ def load_text(
       Encoder, parameters and tokenizer.
 
     Raises:
-      FileNotFoundError: if config.json or the weights are missing.
+      FileNotFoundError: if config.json or the weights are missing, or the repository is.
+      ConnectionError: if the hub cannot be reached.
       ValueError: for a model that is none of these, damaged files, weights that are missing, left
         over or misshapen (all named), or a tokenizer with more tokens than the model.
       ImportError: where safetensors or tokenizers are not installed.
 
     Example: `vectors = load_text("all-MiniLM-L6-v2")(["A red bird.", "Ein roter Vogel."])`
     """
+    folder = local_path(folder, revision)
     encoder = text_encoder(folder, pool=pool, **fields)
-    folder = Path(folder).expanduser()
     params = _load(folder, _shapes(encoder), pooler=encoder.pooler)
     tokenizer = None
     if (folder / "tokenizer.json").is_file():
@@ -192,10 +197,14 @@ def clip_text(
 
 
 def text_encoder(
-    folder: str | os.PathLike[str], *, pool: Pool | None = None, **fields: Any
+    folder: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    pool: Pool | None = None,
+    **fields: Any,
 ) -> TextTransformer:
     """The module of a folder, without its weights; arguments and errors are as `load_text`'s."""
-    folder = Path(folder).expanduser()
+    folder = local_path(folder, revision)
     config = read_json(folder / "config.json")
     names, _ = _family(config, folder)
     pool = pool or _pool_of(folder) or ("last" if names is _CLIP else "mean")
@@ -218,10 +227,13 @@ class HuggingFaceText(Start):
     """
 
     folder: str
-    """The folder."""
+    """The folder, or a repository of the hub."""
+    revision: str | None = None
+    """As `load_text` has it."""
 
     def load(self, network: nn.Module, shapes: Any) -> Any:
-        there = text_encoder(self.folder)
+        folder = local_path(self.folder, self.revision)
+        there = text_encoder(folder)
         if not isinstance(network, TextTransformer):
             raise ValueError(f"expected a TextTransformer, got {type(network).__name__}")
         for name in _BUILD:
@@ -233,7 +245,6 @@ class HuggingFaceText(Start):
                     f"the network's {name} is {ours!r} and that of {self.folder} {theirs!r}: make "
                     "it by pretrained.text_encoder"
                 )
-        folder = Path(self.folder).expanduser()
         return {"params": _load(folder, shapes["params"], pooler=network.pooler)}
 
 

@@ -69,6 +69,21 @@ def test_safetensors_come_back_as_the_same_network(run, images, features, tmp_pa
 
 
 @pytest.mark.slow
+def test_what_is_pushed_says_where_it_is(run, images, features, tmp_path, hub, monkeypatch, capsys):
+    command = ["export", str(run), "--to", "safetensors", "--out", str(tmp_path / "m")]
+    assert main([*command, "--push", "me/digits", "--private"]) == 2
+    assert "log in with a token" in capsys.readouterr().err
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    assert main([*command, "--push", "me/digits", "--private"]) == 0
+    assert f"pushed to {hub.address}/me/digits/commit/" in capsys.readouterr().out
+    assert hub.repositories["me/digits"].private
+    model = from_pretrained("me/digits")
+    np.testing.assert_allclose(model(scaled(images)), features, rtol=1e-5, atol=1e-6)
+    files = hub.repositories["me/digits"].commits[hub.repositories["me/digits"].branches["main"]]
+    assert b'from_pretrained("me/digits")(images)' in files["README.md"]
+
+
+@pytest.mark.slow
 def test_the_head_comes_along_where_it_is_asked_for(run, images, features, tmp_path):
     export_run(run, tmp_path / "m", to="safetensors", heads=True)
     found = from_pretrained(tmp_path / "m")(scaled(images))
@@ -159,6 +174,7 @@ def test_what_cannot_be_exported_is_one_line(run, tmp_path, capsys, options, wor
     ("arguments", "words"),
     [
         (["export", "nowhere", "--to", "timm", "--out", "o"], "nowhere"),
+        (["export", "r", "--to", "stablehlo", "--out", "o", "--push", "a/b"], "but safetensors"),
         (["convert", "nowhere.pth", "--out", "o"], "is missing: give a file of weights"),
         (["convert", ".", "--out", "o"], "holds no weights"),
     ],
