@@ -1,9 +1,14 @@
 """What tests of the command line share: a short run and pictures."""
 
+import fcntl
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from jaxcl.cli import main
 
 ROOT = Path(__file__).parents[1]
 QUICK = [
@@ -30,3 +35,14 @@ def write_pictures(folder, sizes, mode="L"):
         Image.fromarray(random.integers(0, 256, shape, dtype=np.uint8)).save(
             folder / f"{number}.png"
         )
+
+
+def quickstart(tmp_path_factory):
+    """A short run of the quickstart: trained by the worker that is first, copied by each."""
+    session = os.environ.get("PYTEST_XDIST_TESTRUNUID", os.getpid())
+    made = Path(os.environ["JAXCL_TEST_CACHE"]) / f"quickstart-{session}"
+    with open(f"{made}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            assert main(["train", CONFIG, "--out", str(made), *QUICK]) == 0
+    return Path(shutil.copytree(made, tmp_path_factory.mktemp("runs") / "quick"))

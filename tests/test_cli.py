@@ -1,6 +1,5 @@
 """The command line from outside: what each verb does, and one clear error for each bad input."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -13,21 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from short_runs import CONFIG, QUICK, ROOT, write_pictures
+from short_runs import CONFIG, QUICK, ROOT, quickstart, write_pictures
 
 from jaxcl.cli import main
 
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
-    """A short run of the quickstart: trained by the worker that is first, copied by each."""
-    session = os.environ.get("PYTEST_XDIST_TESTRUNUID", os.getpid())
-    made = Path(os.environ["JAXCL_TEST_CACHE"]) / f"quickstart-{session}"
-    with open(f"{made}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not made.exists():
-            assert main(["train", CONFIG, "--out", str(made), *QUICK]) == 0
-    return Path(shutil.copytree(made, tmp_path_factory.mktemp("runs") / "quick"))
+    return quickstart(tmp_path_factory)
 
 
 def test_train_evaluates_and_leaves_figures_and_a_picture(run_dir):

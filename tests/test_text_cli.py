@@ -138,7 +138,7 @@ BAD = {
     "no such index": (["search", "{run}", "--index", "none.npz", "--query", "a"], "none.npz"),
     "no index": (
         ["search", "{run}", "--index", "{folder}/pictures.npz", "--query", "a"],
-        "holds no array 'features'",
+        "has no array 'names', only caption, image",
     ),
     "no text": (["embed", "{run}", "--text", "{empty}", "--out", "o.npz"], "holds no texts"),
     "no column": (
@@ -157,7 +157,10 @@ BAD = {
         ["embed", "{run}", "--text", "{empty}", "--out", "o.npz", "--batch-size", "0"],
         "--batch-size is 0",
     ),
-    "a damaged index": (["search", "{run}", "--index", "{empty}", "--query", "a"], "is no .npz"),
+    "a damaged index": (
+        ["search", "{run}", "--index", "{empty}", "--query", "a"],
+        "ends in none of",
+    ),
     "a small vocabulary": (
         ["tokenizer", "{folder}/captions.txt", "--vocabulary", "100", "--out", "o.json"],
         "a bpe needs at least 261",

@@ -9,7 +9,7 @@ from jaxcl.cli.configs import OWN_CLASSES, experiment_of
 
 def add(verbs: Any) -> None:
     """Adds the verb to those of the program."""
-    parser = verbs.add_parser("embed", help="write the features of images or texts to a file")
+    parser = verbs.add_parser("embed", help="write the features of images or texts to an index")
     parser.add_argument("run_dir", metavar="RUN_DIR")
     parser.add_argument(
         "input", nargs="?", metavar="INPUT", help="a folder of images, an image, or an .npz"
@@ -21,7 +21,9 @@ def add(verbs: Any) -> None:
         "--column", default="text", help="name of the texts' column (default: text)"
     )
     parser.add_argument("--config", metavar="CONFIG", help=OWN_CLASSES)
-    parser.add_argument("--out", required=True, metavar="FILE.npz")
+    parser.add_argument(
+        "--out", required=True, metavar="FILE", help="ends in .npz, .parquet, .faiss or .usearch"
+    )
     parser.add_argument("--batch-size", type=int, default=256, help="images at once (default: 256)")
     parser.add_argument(
         "--array", default="image", help="name of the images in an .npz (default: image)"
@@ -31,8 +33,7 @@ def add(verbs: Any) -> None:
 
 def embed(known: argparse.Namespace) -> int:
     """Writes features, and prints how many."""
-    from jaxcl.evaluation.runs import embed_run
-    from jaxcl.evaluation.searching import embed_texts
+    from jaxcl.evaluation.indexing import embed_run, embed_texts
     from jaxcl.training.errors import UserError
 
     if (known.input is None) == (known.text is None):

@@ -13,7 +13,7 @@ def add(verbs: Any) -> None:
         "search", help="find what is most like a text or a picture among what was embedded"
     )
     parser.add_argument("run_dir", metavar="RUN_DIR")
-    parser.add_argument("--index", required=True, metavar="FILE.npz", help="from jaxcl embed")
+    parser.add_argument("--index", required=True, metavar="FILE", help="from jaxcl embed")
     parser.add_argument("--query", metavar="TEXT", help="a text to look for")
     parser.add_argument("--image", metavar="FILE", help="a picture to look for")
     parser.add_argument("--count", type=int, default=12, help="how many to find (default: 12)")

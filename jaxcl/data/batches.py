@@ -388,13 +388,14 @@ class Batches(Iterable[Batch]):
 
 
 def sequential_batches(
-    source: Source, batch_size: int, *, workers: int = 0
+    source: Source, batch_size: int, *, start: int = 0, workers: int = 0
 ) -> "grain.DatasetIterator[Batch]":
     """All records once, in order, made ahead like `Batches`; the last batch may be short.
 
     Args:
       source: where records come from.
       batch_size: rows of each batch but the last.
+      start: the record to begin with.
       workers: as in `Batches`.
 
     Raises:
@@ -407,12 +408,14 @@ def sequential_batches(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size {batch_size} is not positive")
-    make = functools.partial(_sequential_batch_at, source, batch_size=batch_size)
-    return _make_ahead(make, 0, -(-len(source) // batch_size), workers)
+    make = functools.partial(_sequential_batch_at, source, first=start, batch_size=batch_size)
+    return _make_ahead(make, 0, -(-(len(source) - start) // batch_size), workers)
 
 
-def _sequential_batch_at(source: Source, step: int, *, batch_size: int, threads: int = 1) -> Batch:
-    start = step * batch_size
+def _sequential_batch_at(
+    source: Source, step: int, *, first: int, batch_size: int, threads: int = 1
+) -> Batch:
+    start = first + step * batch_size
     records = range(start, min(start + batch_size, len(source)))
     return read_batch(source, records, threads=threads)
 

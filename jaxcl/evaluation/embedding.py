@@ -141,15 +141,18 @@ def embed_source(
     return {name: np.concatenate(features) for name, features in parts.items()}
 
 
-def read_batches(source: Source, batch_size: int, what: str) -> Iterator[dict[str, np.ndarray]]:
-    """All examples in order, with a bar that says `what` where there are many and someone looks.
+def read_batches(
+    source: Source, batch_size: int, what: str, *, start: int = 0
+) -> Iterator[dict[str, np.ndarray]]:
+    """All examples in order, from `start` on, with a bar that says `what` where there are many and
+    someone looks.
 
     Raises:
       UserError: where an example cannot be read.
     """
     console = Console(stderr=True)
-    total = -(-len(source) // batch_size)
-    batches = sequential_batches(source, batch_size)
+    total = -(-(len(source) - start) // batch_size)
+    batches = sequential_batches(source, batch_size, start=start)
     shown = console.is_terminal and total > 20
     try:
         yield from track(

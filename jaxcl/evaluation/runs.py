@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import methodcaller
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +13,10 @@ from rich.console import Console
 from rich.progress import track
 
 from jaxcl.augment import Views, batch_views
-from jaxcl.data import Arrays, ArraySource, Folder, Source, SourceConfig
-from jaxcl.data.decoding import Undecodable, decode
+from jaxcl.data import Source, SourceConfig
 from jaxcl.data.source import image_shape, opened_once
 from jaxcl.encoders import OnSpectrogram
-from jaxcl.evaluation.embedding import Embedding, embed_source, read_batches
+from jaxcl.evaluation.embedding import Embedding, embed_source
 from jaxcl.evaluation.fields import (
     NotCounted,
     counted_fields,
@@ -219,81 +217,6 @@ def _evaluate_by_labels(run: RestoredRun, directory: Path, severities: Sequence[
     return "\n\n".join(parts)
 
 
-def embed_run(
-    directory: Path,
-    source: Path,
-    out: Path,
-    *,
-    batch_size: int = 256,
-    array: str = "image",
-    experiment: Experiment | None = None,
-) -> str:
-    """Writes the features of images to an .npz file.
-
-    It holds `features` [N, F], `names` [N], and `replaced` [N], true where an image did not decode
-    and the row is that of the next one that did; and where the images lie, for `jaxcl search`. Of a
-    run with several towers features are embeddings in their common space.
-
-    Args:
-      directory: a run directory with at least one checkpoint.
-      source: a folder of images, one image, or an .npz file.
-      out: where to write.
-      batch_size: images at once.
-      array: name of the images in an .npz file.
-      experiment: as in `restore_run`.
-
-    Returns:
-      What was written, in words.
-
-    Raises:
-      UserError: if images cannot be read, or do not fit the encoder.
-      OSError: if `out` cannot be written.
-    """
-    if out.suffix != ".npz":
-        raise UserError(f"--out is {out}: give a file name that ends in .npz")
-    if batch_size < 1:
-        raise UserError(f"--batch-size is {batch_size}: give at least 1")
-    if not source.exists():
-        raise UserError(f"{source} does not exist: give a folder of images, an image, or an .npz")
-    if out.exists() and out.samefile(source):
-        raise UserError(f"--out is {out}, which holds the images: give another file")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    check_writable(out.parent)
-    run = restore_run(directory, experiment)
-    height, width, channels = run.image.shape
-    size = min(height, width)
-    if source.suffix == ".npz":
-        opened = _open(Arrays(str(source), image=array))
-    elif source.is_file():
-        opened = _one_picture(source, size, channels)
-    else:
-        opened = _open(Folder(str(source), size=size, channels=1 if channels == 1 else 3))
-    if image_shape(opened)[-1] != channels:
-        raise UserError(
-            f"{source} holds images of {image_shape(opened)[-1]} channels; the run was trained on "
-            f"{channels}"
-        )
-    embedding = Embedding.of_encoder(run, run.state, project=True)
-    features, replaced = [], []
-    for batch in read_batches(opened, batch_size, "embedding"):
-        features.append(embedding(batch["image"], batch_size))
-        replaced.append(batch["replaced"])
-    everything, bad = np.concatenate(features), np.concatenate(replaced)
-    names = np.array(list(opened.names))
-    arrays: dict[str, Any] = {
-        "features": everything,
-        "names": names,
-        "replaced": bad,
-        "source": np.array(str(source.absolute())),
-        "array": np.array(array),
-    }
-    write_durably(out, lambda file: np.savez(file, **arrays))
-    written = f"{len(everything)} x {everything.shape[1]} features of step {run.step}: {out}"
-    if bad.any():
-        written += f" ({bad.sum()} did not decode: see the array `replaced`)"
-    return "\n".join([*_passed_over(run), written])
-
-
 def open_parts(run: RestoredRun, directory: Path) -> tuple[Evaluate, Source, Source]:
     """What is measured of a run, the examples to fit on, and those to be scored on.
 
@@ -405,14 +328,6 @@ def _view_features(
             for name, embedding in embeddings.items():
                 features[name].append(np.asarray(programs[name](embedding.arrays, view)))
     return features
-
-
-def _one_picture(path: Path, size: int, channels: int) -> Source:
-    try:
-        picture = decode(path.read_bytes(), str(path), size=size, channels=channels)
-    except Undecodable as error:
-        raise UserError(str(error)) from error
-    return ArraySource(picture[None], names=[path.name])
 
 
 def _open(config: SourceConfig) -> Source:
