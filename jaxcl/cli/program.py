@@ -16,6 +16,7 @@ from jaxcl.cli import (
     export,
     finetune,
     plan,
+    report,
     search,
     tokenizer,
     train,
@@ -24,7 +25,9 @@ from jaxcl.cli import (
 from jaxcl.cli.exits import SIGNALLED, complain, mendable
 from jaxcl.compilation import keep_programs, overlap_exchanges, prefer_fast_convolutions
 
-VERBS = (train, evaluate, finetune, embed, search, export, views, tokenizer, doctor, plan)
+VERBS = (
+    *(train, evaluate, report, finetune, embed, search, export, views, tokenizer, doctor, plan),
+)
 """Modules; each has `add`, which adds its parser, and the function that it calls, whose errors
 `main` prints where a user can mend them."""
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from jaxcl.cli.configs import OWN_CLASSES, load_config
 from jaxcl.cli.evaluate import evaluate
 from jaxcl.cli.exits import LOST, SIGNALLED, USAGE_ERROR, complain, mendable
+from jaxcl.cli.kept_report import KeptReport
 from jaxcl.compilation import keep_pages
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def add(verbs: Any) -> None:
         "train",
         help="train from a config file, or go on with a run",
         usage="jaxcl train CONFIG|RUN_DIR [--out RUN_DIR] [--config CONFIG] "
-        "[--population FIELD=[VALUE,...]] [--profile FIRST:LAST] "
+        "[--population FIELD=[VALUE,...]] [--profile FIRST:LAST] [--report-every STEPS] "
         "[--coordinator HOST:PORT --processes N --process I] [--dotted.option VALUE ...]",
         description="Trains an experiment, or resumes the run in a directory. "
         "`jaxcl train CONFIG --help` lists every option of that experiment with its default.",
@@ -44,6 +45,12 @@ def add(verbs: Any) -> None:
     )
     parser.add_argument(
         "--profile", metavar="FIRST:LAST", help="trace these steps for jax's profiler, as in 10:15"
+    )
+    parser.add_argument(
+        "--report-every",
+        type=int,
+        metavar="STEPS",
+        help="write report.html in the run so often, and at the end (see jaxcl report)",
     )
     parser.add_argument(
         "--coordinator",
@@ -123,8 +130,16 @@ def _train_here(
         return _train_population(experiment, known.population, directory, console)
     if known.out is None and not Path(known.target).is_dir():
         directory = Path(of_first(str(directory)))  # which another may find taken already
-    outcome = train(experiment, directory, console=console, profile=profile)
     speaks = is_first()
+    config = known.config or (None if Path(known.target).is_dir() else known.target)
+    kept = KeptReport(directory, known.report_every, config if classes_of(experiment) else None)
+    try:
+        listeners = [kept] if known.report_every is not None else []
+        outcome = train(
+            experiment, directory, console=console, profile=profile, listeners=listeners
+        )
+    finally:
+        kept.end()
     finish()
     if outcome.stopped_by is not None:
         if speaks:
@@ -138,10 +153,16 @@ def _train_here(
     if not speaks:
         return 0
     console.print(f"trained {outcome.step} steps; the run is in {directory}")
-    if experiment.evaluate is None and not experiment.tasks:
-        return 0
-    console.print("evaluating: the encoder before and after training, beside simple features ...")
-    return evaluate(directory, experiment)
+    if experiment.evaluate is not None or experiment.tasks:
+        console.print(
+            "evaluating: the encoder before and after training, beside simple features ..."
+        )
+        evaluate(directory, experiment)
+    if known.report_every is not None:
+        from jaxcl.reports import write_report
+
+        console.print(write_report([directory], kept.path, experiments=[experiment]))
+    return 0
 
 
 def _asked(
@@ -157,6 +178,11 @@ def _asked(
     profile = None if known.profile is None else Profile.parse(known.profile)
     if profile is not None and population is not None:
         raise UserError("--profile goes with one run, not with --population")
+    if known.report_every is not None:
+        if population is not None:
+            raise UserError("--report-every goes with one run, not with --population")
+        if known.report_every < 1:
+            raise UserError(f"--report-every is {known.report_every}: give at least 1 step")
     if target.is_dir():
         if known.out is not None:
             raise UserError("--out goes with a config file; a run directory resumes in place")

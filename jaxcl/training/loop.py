@@ -6,7 +6,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,7 @@ def train(
     *,
     console: Console | None = None,
     profile: Profile | None = None,
+    listeners: Sequence[Callable[[Row], None]] = (),
 ) -> Outcome:
     """Trains, from the newest checkpoint in `directory` if there is one.
 
@@ -75,6 +76,8 @@ def train(
       directory: the run directory; made if missing.
       console: where to say how it goes; None: standard error.
       profile: steps to trace, into `profile` of the run directory; of several processes the first.
+      listeners: called with each row of the log, once it is in the file; of several processes, in
+        the first.
 
     Returns:
       How it ended.
@@ -132,6 +135,8 @@ def train(
             metrics_file.log(row)
             for follower in followers:
                 follower.log(int(row["step"]), _for_trackers(row))
+            for listen in listeners:
+                listen(row)
             bar.log(row)
             for alarm in verdict.log(row):
                 bar.say(f"warning, at step {int(row['step'])}: {alarm}")

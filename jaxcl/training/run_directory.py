@@ -4,8 +4,10 @@ import contextlib
 import dataclasses
 import datetime
 import fcntl
+import importlib.metadata
 import json
 import os
+import platform
 import socket
 from pathlib import Path
 from typing import IO, TypeAlias
@@ -42,6 +44,11 @@ class RunDirectory:
     def facts(self) -> Path:
         """What the run found out: image shape and type, number of examples, devices."""
         return self.path / "facts.json"
+
+    @property
+    def environment(self) -> Path:
+        """Versions and machine of the last start."""
+        return self.path / "environment.json"
 
     @property
     def metrics(self) -> Path:
@@ -139,6 +146,7 @@ class RunDirectory:
             write_durably(copy, content)
         write_durably(self.config, json.dumps(new, indent=2) + "\n")
         write_durably(self.facts, json.dumps(dataclasses.asdict(facts)) + "\n")
+        write_durably(self.environment, json.dumps(_environment(), indent=2) + "\n")
         return notices
 
     def read_experiment(self, like: Experiment | None = None) -> Experiment:
@@ -195,6 +203,21 @@ class RunDirectory:
         if not isinstance(data, dict):
             raise UserError(f"{path} is damaged: it holds no JSON object")
         return data
+
+
+_PACKAGES = ("jaxcl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def _environment() -> dict[str, str]:
+    """Versions and machine, in words."""
+    device = jax.devices()[0]
+    return {
+        "Python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in _PACKAGES},
+        "devices": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
+        "processes": str(jax.process_count()),
+        "system": platform.platform(),
+    }
 
 
 @dataclasses.dataclass(frozen=True)
