@@ -37,8 +37,9 @@ class SampleConvolutions(nn.Module):
     """And from one of its frames to the next."""
     activation: Literal["relu", "gelu"] = "relu"
     """After each layer."""
-    norm: Literal["none", "first"] = "none"
-    """With "first" each channel of the first layer is normalized over time."""
+    norm: Literal["none", "first", "each"] = "none"
+    """With "first" each channel of the first layer is normalized over time; with "each" the
+    channels of each frame, in every layer."""
     bias: bool = True
     """Give layers a bias."""
 
@@ -109,6 +110,8 @@ class SampleConvolutions(nn.Module):
             )(x)
             if layer == 0 and self.norm == "first":
                 x = nn.GroupNorm(num_groups=None, group_size=1, epsilon=1e-5, name="norm")(x)
+            elif self.norm == "each":
+                x = nn.LayerNorm(epsilon=1e-5, name=f"norm{layer}")(x)
             x = nn.relu(x) if self.activation == "relu" else nn.gelu(x, approximate=False)
         return (x, tuple(rests)) if streams else x
 

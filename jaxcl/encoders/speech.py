@@ -1,5 +1,7 @@
 """wav2vec 2.0's transformer over frames of sound, and its quantizer."""
 
+from typing import Literal
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,7 +18,7 @@ class FrameTransformer(nn.Module):
     section 2).
 
     The defaults are the paper's base model. Frames are normalized and mapped to the width; those
-    that are masked give way to a learned vector; layers have their norms behind them, as BERT's.
+    that are masked give way to a learned vector.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -40,6 +42,9 @@ class FrameTransformer(nn.Module):
     """Rate, of the first layer's inputs and of what a layer adds to its shortcut."""
     attention_dropout: float = 0.1
     """Rate, of attention weights."""
+    norm_place: Literal["pre", "post"] = "post"
+    """Where layers have their norms: behind them as BERT's (the base model), or before them, with
+    one after the last (the large one)."""
     pool: PoolTimes = "none"
     """What becomes the features."""
     dtype: Dtype = "float32"
@@ -88,7 +93,10 @@ class FrameTransformer(nn.Module):
             kernel_init=nn.initializers.normal(deviation),
             name="places",
         )(x)
-        x = nn.LayerNorm(epsilon=1e-5, name="norm")(x + nn.gelu(places, approximate=False))
+        x = x + nn.gelu(places, approximate=False)
+        norm = nn.LayerNorm(epsilon=1e-5, name="norm")
+        if self.norm_place == "post":
+            x = norm(x)
         x = nn.Dropout(self.dropout)(x, deterministic=not train).astype(self.dtype)
         there = jnp.ones(x.shape[:2], bool)
         for index in range(self.depth):
@@ -98,7 +106,7 @@ class FrameTransformer(nn.Module):
                 hidden=4 * self.width,
                 rotary=False,
                 norm="layer",
-                norm_place="post",
+                norm_place=self.norm_place,
                 epsilon=1e-5,
                 activation="gelu",
                 gated=False,
@@ -110,7 +118,10 @@ class FrameTransformer(nn.Module):
                 dtype=self.dtype,
                 name=f"layer_{index}",
             )(x, there, train)
-        return pool_times(x.astype(jnp.float32), self.pool)
+        x = x.astype(jnp.float32)
+        if self.norm_place == "pre":
+            x = norm(x)
+        return pool_times(x, self.pool)
 
     @property
     def undecayed(self) -> tuple[str, ...]:

@@ -67,6 +67,9 @@ class ViT(nn.Module):
     pool: Literal["class", "mean", "attention"] = "class"
     """What becomes the features: the class token, the mean over patches, or a learned query's
     attention over them (MAP: Zhai et al., 2022). Only the first has a class token."""
+    registers: int = 0
+    """Tokens beside the class token that have no position and make no features, only room to
+    compute in (Darcet et al., 2024)."""
     positions: Literal["learned", "sincos"] = "learned"
     """Learned, or fixed sines and cosines of row and column (MoCo v3), made for each image size."""
     norm_before: bool = False
@@ -125,7 +128,7 @@ class ViT(nn.Module):
             dtype=self.dtype,
             name="patch_embed",
         )(images)
-        x = self._with_positions(x, grid).astype(self.dtype)  # [N, T, width]
+        x = self._with_registers(self._with_positions(x, grid)).astype(self.dtype)  # [N, T, width]
         if self.norm_before:
             x = norm(name="norm_pre")(x)
         block = partial(
@@ -145,14 +148,14 @@ class ViT(nn.Module):
         elif self.pool == "attention":
             x = AttentionPool(heads, norm, self.activation, self.dtype, name="attn_pool")(x)
         else:
-            x = x.astype(jnp.float32).mean(1)
+            x = x[:, self.registers :].astype(jnp.float32).mean(1)
         return x.astype(jnp.float32)
 
     @property
     def undecayed(self) -> tuple[str, ...]:
         """Paths of parameters that weight decay leaves alone, as in timm; and what is frozen."""
         frozen = ("patch_embed",) if self.frozen_patch_embedding else ()
-        return ("cls_token", "pos_embed", *frozen)
+        return ("cls_token", "pos_embed", "reg_token", *frozen)
 
     @property
     def dimensions(self) -> tuple[int, int, int]:
@@ -162,6 +165,8 @@ class ViT(nn.Module):
             default if value is None else value
             for value, default in zip(given, _SIZES[self.size], strict=True)
         )
+        if self.registers < 0:
+            raise ValueError(f"ViT registers {self.registers}: give 0 or more")
         if min(width, depth, heads) < 1 or width % heads:
             raise ValueError(
                 f"ViT of width {width}, depth {depth} and {heads} heads: give positive numbers, "
@@ -208,6 +213,17 @@ class ViT(nn.Module):
         return jnp.concatenate(
             [jnp.broadcast_to(token + of_class, (count, 1, dim)).astype(tokens.dtype), tokens], 1
         )
+
+    def _with_registers(self, tokens: jax.Array) -> jax.Array:
+        """Puts registers behind the class token, or in front of the patches where there is none."""
+        if not self.registers:
+            return tokens
+        count, dim = tokens.shape[0], tokens.shape[-1]
+        start = nn.initializers.normal(1e-6)
+        table = self.param("reg_token", start, (self.registers, dim), jnp.float32)
+        registers = jnp.broadcast_to(table, (count, *table.shape)).astype(tokens.dtype)
+        first = int(self.pool == "class")
+        return jnp.concatenate([tokens[:, :first], registers, tokens[:, first:]], axis=1)
 
 
 class PatchEmbedding(nn.Module):

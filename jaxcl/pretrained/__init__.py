@@ -6,6 +6,7 @@ from jaxcl.pretrained.hub import local_path, push_to_hub
 from jaxcl.pretrained.images import ImageWeights, PretrainedImages, load_images
 from jaxcl.pretrained.own import Pretrained, from_pretrained, save_pretrained
 from jaxcl.pretrained.saving import save_images
+from jaxcl.pretrained.speech import SpeechWeights, load_speech
 from jaxcl.pretrained.text import (
     HuggingFaceText,
     PretrainedText,
@@ -21,9 +22,11 @@ __all__ = [
     "PretrainedClip",
     "PretrainedImages",
     "PretrainedText",
+    "SpeechWeights",
     "from_pretrained",
     "load_clip",
     "load_images",
+    "load_speech",
     "load_text",
     "local_path",
     "push_to_hub",

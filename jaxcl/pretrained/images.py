@@ -244,6 +244,7 @@ def _vit(backbone: Backbone, config: Any) -> dict[str, Any]:
         "image_size": side * patch,
         "in_channels": channels,
         "pool": "class" if has_class else "attention" if has_query else "mean",
+        "registers": arrays["reg_token"].shape[-2] if "reg_token" in arrays else 0,
         "norm_before": of_clip,
         "layer_scale": 1e-5 if "blocks.0.ls1.gamma" in arrays else None,
         "activation": activation,
@@ -279,9 +280,9 @@ def _side(encoder: ImageEncoder) -> int:
 def _variables(backbone: Backbone, shapes: Any, what: str) -> Any:
     """The arrays as an encoder's variables."""
     arrays = dict(backbone.arrays)
-    for name in ("cls_token", "pos_embed", "attn_pool.latent"):
+    for name in ("cls_token", "pos_embed", "reg_token", "attn_pool.latent"):
         if name in arrays:  # [1, ..., D] there
-            kept = 2 if name == "pos_embed" else 1
+            kept = 2 if name in ("pos_embed", "reg_token") else 1
             arrays[name] = arrays[name].reshape(arrays[name].shape[-kept:])
     return from_torch(
         arrays, shapes, timm_name, ignored=backbone.is_surplus, what=f"the weights in {what}"

@@ -5,6 +5,7 @@ finds it; each layout here is a function from its names to timm's.
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
@@ -155,9 +156,29 @@ def _joined(
     return found
 
 
+def _timm_vit(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Positions may be of patches alone, of the class token too, or of registers as well."""
+    found = dict(arrays)
+    registers, tokens = found.get("reg_token"), "cls_token" in found
+    if "pos_embed" not in found:
+        return found
+    positions = found["pos_embed"]
+    count = positions.shape[-2]
+    if tokens and math.isqrt(count) ** 2 == count:
+        zeros = np.zeros_like(positions[..., :1, :])
+        found["pos_embed"] = np.concatenate([zeros, positions], axis=-2)
+    elif registers is not None and math.isqrt(count) ** 2 != count - tokens:
+        before = tokens + registers.shape[-2]
+        found["reg_token"] = registers + positions[..., int(tokens) : before, :]
+        kept = [positions[..., : int(tokens), :], positions[..., before:, :]]
+        found["pos_embed"] = np.concatenate(kept, axis=-2)
+    return found
+
+
 _HF_VIT = _rename(
     [
         (r"embeddings\.cls_token$", "cls_token"),
+        (r"embeddings\.register_tokens$", "reg_token"),
         (r"embeddings\.position_embeddings$", "pos_embed"),
         (r"embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
         (r"layers\.(\d+)\.attention\.(output\.dense|o_proj)\.", r"blocks.\1.attn.proj."),
@@ -313,7 +334,7 @@ def _unstacked(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 _LAYOUTS = (
     _Layout("torchvision", "resnet", "layer1.0.conv1.weight", _same),
     _Layout("lightly", "resnet", "4.0.conv1.weight", _numbered),
-    _Layout("timm", "vit", "blocks.0.norm1.weight", _same),
+    _Layout("timm", "vit", "blocks.0.norm1.weight", _timm_vit),
     _Layout("timm", "convnext", "stages.0.blocks.0.conv_dw.weight", _same),
     _Layout("Hugging Face ViT", "vit", "embeddings.patch_embeddings.projection.weight",
             _hugging_face_vit),

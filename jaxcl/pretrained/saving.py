@@ -118,6 +118,7 @@ def _timm_vit(encoder: ViT, image_size: int) -> Made:
         "class_token": encoder.pool == "class",
         "fc_norm": False,
         "act_layer": encoder.activation,
+        **({"reg_tokens": encoder.registers, "no_embed_class": True} if encoder.registers else {}),
     }
     if encoder.epsilon != 1e-6:
         raise ValueError(
@@ -125,14 +126,14 @@ def _timm_vit(encoder: ViT, image_size: int) -> Made:
         )
 
     def rename(arrays: Arrays) -> Arrays:
-        one = {"cls_token", "attn_pool.latent"}
+        found = dict(arrays)
+        if encoder.registers and encoder.pool == "class":  # whose position is part of it there
+            found["cls_token"] = found["cls_token"] + found["pos_embed"][0]
+            found["pos_embed"] = found["pos_embed"][1:]
+        axes = {"cls_token": 2, "attn_pool.latent": 2, "pos_embed": 1, "reg_token": 1}
         return {
-            name: array[None, None]
-            if name in one
-            else array[None]
-            if name == "pos_embed"
-            else array
-            for name, array in arrays.items()
+            name: array.reshape((1,) * axes.get(name, 0) + array.shape)
+            for name, array in found.items()
         }
 
     return _of_timm("vit_base_patch16_224", options, encoder.image_size), rename
@@ -220,6 +221,7 @@ _VIT_PARTS = {
     },
 }  # fmt: skip
 _VIT_PARTS["dinov2"] = _VIT_PARTS["vit"] | {
+    "reg_token": "embeddings.register_tokens",
     "norm1": "norm1",
     "norm2": "norm2",
     "ls1.gamma": "layer_scale1.lambda1",
@@ -237,11 +239,15 @@ def _hf_vit(encoder: ViT, image_size: int) -> Made:
     kind = "clip" if encoder.norm_before else "vit" if encoder.layer_scale is None else "dinov2"
     if kind == "clip":
         _needs(encoder, "transformers", layer_scale=None)
+    if kind != "dinov2":
+        _needs(encoder, "transformers", registers=0)
+    of_kind = {"vit": ("vit", "ViTModel"), "dinov2": ("dinov2", "Dinov2Model")}
+    model_type, architecture = of_kind.get(kind, ("clip_vision_model", "CLIPVisionModel"))
+    if encoder.registers:
+        model_type, architecture = "dinov2_with_registers", "Dinov2WithRegistersModel"
     config = {
-        "model_type": "clip_vision_model" if kind == "clip" else kind,
-        "architectures": [
-            {"vit": "ViTModel", "dinov2": "Dinov2Model"}.get(kind, "CLIPVisionModel")
-        ],
+        "model_type": model_type,
+        "architectures": [architecture],
         "hidden_size": width,
         "num_hidden_layers": depth,
         "num_attention_heads": heads,
@@ -253,6 +259,7 @@ def _hf_vit(encoder: ViT, image_size: int) -> Made:
         "hidden_act": _ACTIVATIONS[encoder.activation],
         "layer_norm_eps": encoder.epsilon,
         "qkv_bias": True,
+        **({"num_register_tokens": encoder.registers} if encoder.registers else {}),
     }
     parts = _VIT_PARTS[kind]
 

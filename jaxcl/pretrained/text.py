@@ -180,14 +180,15 @@ def load_text(
 def clip_text(
     arrays: Mapping[str, np.ndarray], config: Mapping[str, Any], folder: Path
 ) -> tuple[TextTransformer, dict[str, Any]]:
-    """The text tower among the arrays of a CLIP, by its `text_config`."""
-    kind = "clip_text_model"
+    """The text tower among the arrays of a CLIP or, where `config` has the model_type
+    siglip_text_model, of a SigLIP, by its `text_config`."""
+    kind = config.get("model_type", "clip_text_model")
     encoder = _encoder({**config, "model_type": kind}, folder, pool="last")
-    names, prefix = _FAMILIES[kind]
+    names, prefix = _FAMILIES["clip_text_model"]
     own = {
         name.removeprefix(prefix): array
         for name, array in arrays.items()
-        if name.startswith(prefix)
+        if name.startswith(prefix) and not name.startswith(f"{prefix}head.")
     }
     ignored = {"embeddings.position_ids"}
     params = from_torch(
@@ -340,7 +341,8 @@ def _encoder(config: Mapping[str, Any], folder: Path, **fields: Any) -> TextTran
         return config.get(name, default)
 
     kind = config["model_type"]
-    activation = of("hidden_act", "quick_gelu" if kind == "clip_text_model" else "gelu")
+    usual = {"clip_text_model": "quick_gelu", "siglip_text_model": "gelu_pytorch_tanh"}
+    activation = of("hidden_act", usual.get(kind, "gelu"))
     if activation not in _ACTIVATIONS:
         raise ValueError(
             f"{folder} has the activation {activation!r}, expected one of {', '.join(_ACTIVATIONS)}"
@@ -364,6 +366,8 @@ def _encoder(config: Mapping[str, Any], folder: Path, **fields: Any) -> TextTran
     }
     if kind == "clip_text_model":
         own = {"norm_place": "pre", "causal": True, "epsilon": of("layer_norm_eps", 1e-5)}
+    elif kind == "siglip_text_model":
+        own = {"norm_place": "pre", "epsilon": of("layer_norm_eps", 1e-6)}
     else:
         own = {"types": of("type_vocab_size", 2), "epsilon": of("layer_norm_eps", 1e-12)}
     return TextTransformer(**{**sizes, **own, **fields})

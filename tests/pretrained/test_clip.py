@@ -37,6 +37,27 @@ def test_it_trains_on_from_there(tmp_path):
     assert metrics
 
 
+def test_siglips_images_and_texts_are_those_of_transformers(tmp_path):
+    model = load_clip(write(tmp_path, "SigLIP"))
+    np.testing.assert_allclose(model.images(IMAGES), GOLDEN["SigLIP/images"], atol=1e-5)
+    tokens = GOLDEN["SigLIP/tokens"]
+    np.testing.assert_allclose(model.texts(tokens), GOLDEN["SigLIP/texts"], atol=1e-5)
+    short = np.where(tokens == 1, -1, tokens)[:, :4].astype(np.int32)  # filled up as there
+    np.testing.assert_allclose(model.texts(short), GOLDEN["SigLIP/texts"], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_siglips_loss_is_that_of_its_logits(tmp_path):
+    model = load_clip(write(tmp_path, "SigLIP"))
+    batch = Batch((IMAGES[:2], GOLDEN["SigLIP/tokens"].astype(np.int32)))
+    loss, _ = model.method.loss(
+        model.params, model.state, batch, key=jax.random.key(0), progress=0.0
+    )
+    logits = GOLDEN["SigLIP/logits"][:2]
+    signs = 2 * np.eye(2) - 1
+    np.testing.assert_allclose(loss, np.log1p(np.exp(-signs * logits)).sum() / 2, rtol=1e-4)
+
+
 def without(name):
     return lambda arrays: arrays.pop(name)
 
@@ -60,5 +81,5 @@ def test_what_does_not_fit_is_said(tmp_path, change, words):
 
 
 def test_another_model_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="a model of type 'vit', expected 'clip'"):
+    with pytest.raises(ValueError, match="a model of type 'vit', expected 'clip' or 'siglip'"):
         load_clip(write(tmp_path, "Hugging Face ViT"))

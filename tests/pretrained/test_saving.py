@@ -18,10 +18,12 @@ SAME = [
     ("timm ViT", "timm", ("head.",)),
     ("timm ViT of layer scales", "timm", ("head.",)),
     ("timm ViT of mean", "timm", ("head.",)),
+    ("timm ViT of registers", "timm", ("head.",)),
     ("timm ViT of attention", "timm", ("head.",)),
     ("timm ConvNeXt", "timm", ("head.fc.",)),
     ("Hugging Face ViT", "huggingface", ("pooler.",)),
     ("DINOv2", "huggingface", ("embeddings.mask_token",)),
+    ("DINOv2 with registers", "huggingface", ("embeddings.mask_token",)),
 ]
 
 

@@ -37,7 +37,7 @@ def features_of(folder: Path, images: torch.Tensor) -> torch.Tensor:
     else:
         model = transformers.AutoModel.from_pretrained(folder)
     found = model.eval()(images)
-    if kind in ("vit", "dinov2"):
+    if kind in ("vit", "dinov2", "dinov2_with_registers"):
         return found.last_hidden_state[:, 0]
     return found.pooler_output.flatten(1)
 

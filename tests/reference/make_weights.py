@@ -157,6 +157,14 @@ def of_timm() -> None:
         "timm ViT of layer scales": {"init_values": 0.1, "depth": 3},
         "timm ViT of mean": {"class_token": False, "global_pool": "avg", "fc_norm": False},
         "timm ViT of attention": {"class_token": False, "global_pool": "map"},
+        "timm ViT of registers": {"reg_tokens": 3, "no_embed_class": True, "init_values": 0.1},
+        "timm ViT of placed registers": {"reg_tokens": 2},
+        "timm ViT of registers and mean": {
+            "reg_tokens": 4,
+            "class_token": False,
+            "global_pool": "avg",
+            "fc_norm": False,
+        },
     }
     for case, options in vits.items():
         model = timm.models.VisionTransformer(
@@ -189,6 +197,11 @@ def of_transformers() -> None:
     dino = transformers.Dinov2Model(
         transformers.Dinov2Config(**SMALL, image_size=64, patch_size=16, layerscale_value=0.5)
     )
+    registered = transformers.Dinov2WithRegistersModel(
+        transformers.Dinov2WithRegistersConfig(
+            **SMALL, image_size=64, patch_size=16, layerscale_value=0.5, num_register_tokens=3
+        )
+    )
     clip = transformers.CLIPModel(
         transformers.CLIPConfig(
             text_config={**text, **ends}, vision_config=vision, projection_dim=24
@@ -197,10 +210,12 @@ def of_transformers() -> None:
     siglip = transformers.SiglipModel(
         transformers.SiglipConfig(text_config=text, vision_config=vision)
     )
+    padded = torch.tensor([[4, 5, 6, *[1] * 13], [7, *[1] * 15]])
     tokens = torch.tensor([[58, 4, 5, 6, 59, 0, 0], [58, 7, 59, 0, 0, 0, 0]])
     for case, model, run in (
         ("Hugging Face ViT", vit, lambda m: m(IMAGES).last_hidden_state[:, 0]),
         ("DINOv2", dino, lambda m: m(IMAGES).last_hidden_state[:, 0]),
+        ("DINOv2 with registers", registered, lambda m: m(IMAGES).last_hidden_state[:, 0]),
         ("CLIP", clip, lambda m: m.vision_model(IMAGES).pooler_output),
         ("SigLIP", siglip, lambda m: m.vision_model(IMAGES).pooler_output),
     ):
@@ -219,6 +234,45 @@ def of_transformers() -> None:
                 golden["CLIP/images"] = both.image_embeds.numpy()
                 golden["CLIP/texts"] = both.text_embeds.numpy()
                 golden["CLIP/scale"] = same.logit_scale.exp().numpy()
+            if case == "SigLIP":
+                both = same(input_ids=padded, pixel_values=IMAGES)
+                golden["SigLIP/tokens"] = padded.numpy()
+                golden["SigLIP/images"] = both.image_embeds.numpy()
+                golden["SigLIP/texts"] = both.text_embeds.numpy()
+                golden["SigLIP/logits"] = both.logits_per_image.numpy()
+
+
+def of_speech() -> None:
+    """Both builds of wav2vec 2.0: norms behind the layers, and before them."""
+    sound = torch.from_numpy(formula_weights("sound", (2, 4000)))
+    base = {
+        **SMALL, "intermediate_size": 128, "conv_dim": (16,) * 7, "vocab_size": 12,
+        "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4,
+    }  # fmt: skip
+    large = {**base, "feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
+    quantizer = {
+        "num_codevectors_per_group": 5, "codevector_dim": 8, "proj_codevector_dim": 8,
+        "num_codevector_groups": 2,
+    }  # fmt: skip
+    for case, model, inner in (
+        ("wav2vec 2.0", transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(**base)), None),
+        (
+            "wav2vec 2.0 large",
+            transformers.Wav2Vec2ForPreTraining(transformers.Wav2Vec2Config(**large, **quantizer)),
+            "wav2vec2",
+        ),
+        ("HuBERT", transformers.HubertModel(transformers.HubertConfig(**base)), None),
+    ):
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder)
+            file = Path(folder) / "model.safetensors"
+            named = fill(load_file(file))
+            save_file(named, file, metadata={"format": "pt"})
+            same = type(model).from_pretrained(folder).eval()
+            golden[f"{case}/config"] = np.array((Path(folder) / "config.json").read_text())
+        with torch.no_grad():
+            whole = same if inner is None else getattr(same, inner)
+            keep(case, named, whole(sound).last_hidden_state)
 
 
 def of_open_clip() -> None:
@@ -245,6 +299,7 @@ def main() -> None:
     of_timm()
     of_transformers()
     of_open_clip()
+    of_speech()
     np.savez_compressed(GOLDEN, **golden)
 
 
