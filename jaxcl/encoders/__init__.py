@@ -8,6 +8,7 @@ float32; `dtype="bfloat16"` computes in bfloat16. Statistics of BatchNorm live i
 
 from jaxcl.encoders.cnn import SmallCNN
 from jaxcl.encoders.convnext import ConvNeXt
+from jaxcl.encoders.efficientnet import EfficientNetLite
 from jaxcl.encoders.feature_maps import features_and_map, keep_feature_map
 from jaxcl.encoders.heads import (
     barlow_twins_projector,
@@ -28,7 +29,7 @@ from jaxcl.encoders.mlp import MLP
 from jaxcl.encoders.norm import BatchNorm
 from jaxcl.encoders.prototypes import Prototypes
 from jaxcl.encoders.resnet import ResNet
-from jaxcl.encoders.samples import Recurrence, SampleConvolutions, wav2vec_front
+from jaxcl.encoders.samples import LSTMSpeaker, Recurrence, SampleConvolutions, wav2vec_front
 from jaxcl.encoders.scales import LearnableTemperature, SigmoidScaleAndBias
 from jaxcl.encoders.series import OnFrames, TemporalConvolutions
 from jaxcl.encoders.sound import OnSpectrogram
@@ -42,7 +43,9 @@ __all__ = [
     "MLP",
     "BatchNorm",
     "ConvNeXt",
+    "EfficientNetLite",
     "FrameTransformer",
+    "LSTMSpeaker",
     "LearnableTemperature",
     "OnFrames",
     "OnSpectrogram",

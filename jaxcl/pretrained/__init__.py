@@ -6,7 +6,7 @@ from jaxcl.pretrained.hub import local_path, push_to_hub
 from jaxcl.pretrained.images import ImageWeights, PretrainedImages, load_images
 from jaxcl.pretrained.own import Pretrained, from_pretrained, save_pretrained
 from jaxcl.pretrained.saving import save_images
-from jaxcl.pretrained.speech import SpeechWeights, load_speech
+from jaxcl.pretrained.speech import SpeechWeights, load_speaker, load_speech
 from jaxcl.pretrained.text import (
     HuggingFaceText,
     PretrainedText,
@@ -26,6 +26,7 @@ __all__ = [
     "from_pretrained",
     "load_clip",
     "load_images",
+    "load_speaker",
     "load_speech",
     "load_text",
     "local_path",

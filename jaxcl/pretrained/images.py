@@ -5,6 +5,7 @@ import functools
 import math
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcl.encoders import ConvNeXt, ResNet, ViT
+from jaxcl.encoders import ConvNeXt, EfficientNetLite, ResNet, ViT
 from jaxcl.encoders.resnet import RESNET_BLOCKS
 from jaxcl.pretrained.files import read_json, read_weights
 from jaxcl.pretrained.hub import local_path
@@ -21,7 +22,7 @@ from jaxcl.pretrained.layouts import Arrays, Backbone, find_backbone
 from jaxcl.pretrained.names import LEAVES, from_torch
 from jaxcl.training.experiment import Start
 
-ImageEncoder = ResNet | ViT | ConvNeXt
+ImageEncoder = ResNet | ViT | ConvNeXt | EfficientNetLite
 
 _DEPTHS = {(blocks, depth >= 50): depth for depth, blocks in RESNET_BLOCKS.items()}
 """ResNets by blocks of each stage, and whether these have bottlenecks."""
@@ -73,7 +74,8 @@ def load_images(
     part: str | None = None,
     **fields: Any,
 ) -> PretrainedImages:
-    """Reads an image encoder: ResNet, ViT or ConvNeXt, of whatever checkpoint holds it.
+    """Reads an image encoder, of whatever checkpoint holds it: ResNet, ViT, ConvNeXt or
+    EfficientNet-Lite.
 
     Known are the names of torchvision and timm; of MoCo v1 to v3, SimSiam, BYOL, Barlow Twins,
     VICReg, SwAV, DINO, lightly and solo-learn, which put something before them; of ViT, DINOv2,
@@ -135,8 +137,8 @@ class ImageWeights(Start):
     def load(self, network: nn.Module, shapes: Any) -> Any:
         if not isinstance(network, ImageEncoder):
             raise ValueError(
-                f"expected a ResNet, ViT or ConvNeXt to start from {self.path}, got "
-                f"{type(network).__name__}"
+                f"expected a ResNet, ViT, ConvNeXt or EfficientNetLite to start from {self.path}, "
+                f"got {type(network).__name__}"
             )
         path = local_path(self.path, self.revision)
         backbone = find_backbone(read_weights(path), self.part)
@@ -156,10 +158,9 @@ def image_encoder(backbone: Backbone, config: Any = None, **fields: Any) -> Imag
     Raises:
       ValueError: for a build that none of our encoders has.
     """
-    make = {"resnet": _resnet, "vit": _vit, "convnext": _convnext}[backbone.family]
+    make, kind = _MAKE[backbone.family]
     try:
         found = make(backbone, config or {})
-        kind = {"resnet": ResNet, "vit": ViT, "convnext": ConvNeXt}[backbone.family]
         return kind(**{**found, **fields})
     except KeyError as error:
         raise ValueError(
@@ -266,6 +267,43 @@ def _convnext(backbone: Backbone, config: Any) -> dict[str, Any]:
     }
 
 
+def _efficientnet(backbone: Backbone, config: Any) -> dict[str, Any]:
+    arrays = backbone.arrays
+    counts = tuple(
+        _count(arrays, rf"blocks\.{stage}\.(\d+)\.")
+        for stage in range(_count(arrays, r"blocks\.(\d+)\."))
+    )
+    channels = arrays["blocks.1.0.conv_pwl.weight"].shape[0]
+    known = {
+        (tuple(map(len, net.blocks)), net.blocks[1][0][-1]): size
+        for size in (0, 1, 2, 3, 4)
+        for net in [EfficientNetLite(size)]
+    }
+    if (counts, channels) not in known:
+        raise ValueError(
+            f"an EfficientNet of {', '.join(map(str, counts))} blocks, {channels} channels in the "
+            "second stage, is no EfficientNet-Lite"
+        )
+    # Weights do not tell it: timm's own were learned in PyTorch, others ported from TensorFlow.
+    ported = backbone.layout != "timm" or str(config.get("architecture", "tf_")).startswith("tf_")
+    return {
+        "size": known[counts, channels],
+        "width": arrays["conv_head.weight"].shape[0],
+        "in_channels": arrays["conv_stem.weight"].shape[1],
+        "padding": "same" if ported else "symmetric",
+        "epsilon": 1e-3 if ported else 1e-5,
+    }
+
+
+_MAKE: dict[str, tuple[Callable[[Backbone, Any], dict[str, Any]], Any]] = {
+    "resnet": (_resnet, ResNet),
+    "vit": (_vit, ViT),
+    "convnext": (_convnext, ConvNeXt),
+    "efficientnet": (_efficientnet, EfficientNetLite),
+}
+"""What finds the fields of an encoder, and its class, by family."""
+
+
 def _count(arrays: Arrays, pattern: str) -> int:
     """How many numbers, from 0 on, names of a pattern have."""
     found = {int(match[1]) for name in arrays if (match := re.match(pattern, name))}
@@ -316,8 +354,17 @@ def _check_alike(ours: ImageEncoder, theirs: ImageEncoder, path: str) -> None:
         )
     same = {
         ResNet: ("depth", "stem", "width", "bottleneck_factor"),
-        ViT: ("dimensions", "norm_before", "activation", "epsilon", "pool", "image_size"),
+        ViT: (
+            "dimensions",
+            "registers",
+            "norm_before",
+            "activation",
+            "epsilon",
+            "pool",
+            "image_size",
+        ),
         ConvNeXt: ("dimensions", "patch"),
+        EfficientNetLite: ("size", "width", "padding", "epsilon"),
     }
     for name in same[type(ours)]:
         wanted, given = getattr(theirs, name), getattr(ours, name)

@@ -12,13 +12,14 @@ from typing import Literal
 
 import numpy as np
 
-Family = Literal["resnet", "vit", "convnext"]
+Family = Literal["resnet", "vit", "convnext", "efficientnet"]
 Arrays = Mapping[str, np.ndarray]
 
 _HEADS = {
     "resnet": r"(fc|head|classifier|projector|projection_head|predictor|prototypes)\.",
     "vit": r"(head|head_dist|classifier|pooler)\.",
     "convnext": r"head\.(fc|pre_logits)\.",
+    "efficientnet": r"classifier\.",
 }
 """What may stand beside a backbone that makes no features."""
 _COPIES = re.compile(r"momentum|target|encoder_k|moving|(^|[._])ema([._]|$)")
@@ -241,6 +242,43 @@ def _hugging_face_clip(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {_HF_CLIP(name): array for name, array in arrays.items()}
 
 
+def _efficientnet_pytorch(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Of Melas-Kyriazi's code: blocks are counted through, norms are named by their place in it."""
+    outer = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
+    outer["_fc"] = "classifier"
+    expanded = {
+        "_expand_conv": "conv_pw",
+        "_bn0": "bn1",
+        "_depthwise_conv": "conv_dw",
+        "_bn1": "bn2",
+        "_project_conv": "conv_pwl",
+        "_bn2": "bn3",
+    }
+    plain = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+    stages: list[tuple[int, int]] = []
+    out = -1
+    number = 0
+    while (kernel := arrays.get(f"_blocks.{number}._project_conv.weight")) is not None:
+        # A stage begins where channels change, for none ends with those that it began with.
+        stages.append((stages[-1][0], stages[-1][1] + 1) if len(kernel) == out
+                      else (stages[-1][0] + 1 if stages else 0, 0))  # fmt: skip
+        out, number = len(kernel), number + 1
+    found = {}
+    for name, array in arrays.items():
+        module, _, leaf = name.rpartition(".")
+        match = re.fullmatch(r"_blocks\.(\d+)\.(_\w+)", module)
+        if match is None:
+            found[f"{outer.get(module, 'classifier' if module == '_fc' else module)}.{leaf}"] = (
+                array
+            )
+            continue
+        block = int(match[1])
+        names = expanded if f"_blocks.{block}._expand_conv.weight" in arrays else plain
+        stage, index = stages[block]
+        found[f"blocks.{stage}.{index}.{names.get(match[2], match[2])}.{leaf}"] = array
+    return found
+
+
 _OPEN_CLIP = _rename(
     [
         (r"class_embedding$", "cls_token"),
@@ -336,6 +374,9 @@ _LAYOUTS = (
     _Layout("lightly", "resnet", "4.0.conv1.weight", _numbered),
     _Layout("timm", "vit", "blocks.0.norm1.weight", _timm_vit),
     _Layout("timm", "convnext", "stages.0.blocks.0.conv_dw.weight", _same),
+    _Layout("timm", "efficientnet", "blocks.0.0.conv_dw.weight", _same),
+    _Layout("efficientnet_pytorch", "efficientnet", "_blocks.0._depthwise_conv.weight",
+            _efficientnet_pytorch),
     _Layout("Hugging Face ViT", "vit", "embeddings.patch_embeddings.projection.weight",
             _hugging_face_vit),
     _Layout("Hugging Face CLIP", "vit", "embeddings.patch_embedding.weight",

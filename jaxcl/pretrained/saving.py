@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxcl.encoders import ConvNeXt, ResNet, ViT
+from jaxcl.encoders import ConvNeXt, EfficientNetLite, ResNet, ViT
 from jaxcl.encoders.resnet import RESNET_BLOCKS
 from jaxcl.pretrained.files import write_weights
 from jaxcl.pretrained.images import ImageEncoder, timm_name
@@ -46,10 +46,10 @@ def save_images(
     """
     if to not in LIBRARIES:
         raise ValueError(f"to is {to!r}, expected one of {', '.join(LIBRARIES)}")
-    kind = next((one for one in (ResNet, ViT, ConvNeXt) if isinstance(encoder, one)), None)
+    kind = next((one for _, one in _MAKE if isinstance(encoder, one)), None)
     if kind is None:
         raise ValueError(
-            f"{to} has no build for {type(encoder).__name__}: ResNet, ViT and ConvNeXt are written "
+            f"{to} has no build for {type(encoder).__name__}: ResNet, ViT, ConvNeXt are written "
             "for other libraries; to='safetensors' takes any"
         )
     made = _MAKE[to, kind](encoder, image_size) if (to, kind) in _MAKE else None
@@ -148,6 +148,14 @@ def _timm_convnext(encoder: ConvNeXt, image_size: int) -> Made:
         "dims": [width * 2**stage for stage in range(len(depths))],
     }
     return _of_timm("convnext_tiny", options, image_size), _same
+
+
+def _timm_efficientnet(encoder: EfficientNetLite, image_size: int) -> Made:
+    ported = encoder.padding == "same"
+    _needs(encoder, "timm", width=1280, epsilon=1e-3 if ported else 1e-5)
+    name = f"{'tf_' if ported else ''}efficientnet_lite{encoder.size}"
+    options = {} if encoder.in_channels == 3 else {"in_chans": encoder.in_channels}
+    return _of_timm(name, options, image_size), _same
 
 
 def _of_timm(architecture: str, options: dict[str, Any], image_size: int) -> dict[str, Any]:
@@ -333,6 +341,7 @@ _MAKE: dict[tuple[str, type], Callable[[Any, int], Made]] = {
     ("timm", ResNet): _timm_resnet,
     ("timm", ViT): _timm_vit,
     ("timm", ConvNeXt): _timm_convnext,
+    ("timm", EfficientNetLite): _timm_efficientnet,
     ("huggingface", ResNet): _hf_resnet,
     ("huggingface", ViT): _hf_vit,
     ("huggingface", ConvNeXt): _hf_convnext,

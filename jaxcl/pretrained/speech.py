@@ -1,4 +1,4 @@
-"""wav2vec 2.0 and HuBERT as transformers saves them."""
+"""wav2vec 2.0 and HuBERT as transformers saves them; GE2E's speaker encoder as Resemblyzer does."""
 
 import dataclasses
 import os
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcl.encoders import FrameTransformer, SampleConvolutions
+from jaxcl.encoders import FrameTransformer, LSTMSpeaker, SampleConvolutions
 from jaxcl.pretrained.files import read_json, read_weights
 from jaxcl.pretrained.hub import local_path
 from jaxcl.pretrained.names import Names, from_torch
@@ -98,6 +98,74 @@ def load_speech(
     return Pretrained(
         {"encoder": encoder, "context": context}, params, {"encoder": {}, "context": {}}, about
     )
+
+
+def load_speaker(path: str | os.PathLike[str], *, revision: str | None = None) -> Pretrained:
+    """Reads a GE2E speaker encoder: stacked LSTMs and a projection, by Resemblyzer's names.
+
+    Called with mel spectra [N, F, 40], power and not its logarithm, a frame every 10 ms, the model
+    gives features [N, 256], of which those of one speaker have the higher cosines. Published
+    weights saw 160 frames at a time:
+    `augment.power_spectrogram(samples, size=400, window=400, hop=160, ends="zeros")` of sound at
+    16 kHz, times `augment.mel_filters(16000, 400, 40, 0, 8000, scale="slaney", equal_area=True)`.
+
+    Args:
+      path: a file, as `read_weights` takes it, or a repository of the hub.
+      revision: of the repository.
+
+    Returns:
+      One network, `encoder`; `about` has the loss's scale and bias where they are there.
+
+    Raises:
+      FileNotFoundError: if there is no such file or repository.
+      ConnectionError: if the hub cannot be reached.
+      ValueError: for damaged files, or weights that do not fit, all named.
+      ImportError: where safetensors or torch is not installed.
+    """
+    path = local_path(path, revision)
+    arrays = {
+        name.removeprefix("model_state."): array for name, array in read_weights(path).items()
+    }
+    layers = [name for name in arrays if re.fullmatch(r"lstm\.weight_hh_l\d+", name)]
+    if not layers or "lstm.weight_ih_l0" not in arrays:
+        raise ValueError(
+            f"{path} holds no speaker encoder: expected lstm.weight_ih_l0 and so on, got "
+            f"{', '.join(sorted(arrays)[:4])}"
+        )
+    encoder = LSTMSpeaker(arrays["lstm.weight_hh_l0"].shape[1], len(layers))
+    inputs = arrays["lstm.weight_ih_l0"].shape[1]
+    frames = jax.ShapeDtypeStruct((1, 160, inputs), jnp.float32)
+    shapes = jax.eval_shape(encoder.init, jax.random.key(0), frames)["params"]
+    scales = {name: arrays.pop(name, None) for name in ("similarity_weight", "similarity_bias")}
+    params = from_torch(_gates(arrays), shapes, _gate_name, what=f"the weights in {path}")
+    about: dict[str, Any] = {"inputs": {"shape": [160, inputs], "dtype": "float32"}}
+    about |= {name: float(one[0]) for name, one in scales.items() if one is not None}
+    return Pretrained({"encoder": encoder}, {"encoder": params}, {"encoder": {}}, about)
+
+
+def _gates(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The four gates of torch's LSTMs apart, and both of its biases as one."""
+    found = dict(arrays)
+    for name in arrays:
+        match = re.fullmatch(r"lstm\.(weight_ih|weight_hh|bias_ih)_l(\d+)", name)
+        if match is None:
+            continue
+        whole, kind, layer = found.pop(name), match[1], match[2]
+        if kind == "bias_ih":
+            whole = whole + found.pop(f"lstm.bias_hh_l{layer}", np.zeros_like(whole))
+        for gate, part in zip("ifgo", np.split(whole, 4), strict=True):
+            found[f"lstm.{kind}_{gate}_l{layer}"] = part
+    return found
+
+
+def _gate_name(path: str) -> str:
+    """From `lstm_0/hf/kernel` to the name that `_gates` gives."""
+    module, *inner, leaf = path.split("/")
+    if module == "project":
+        return f"linear.{'weight' if leaf == 'kernel' else leaf}"
+    (cell,) = inner  # h or i, then the gate
+    kind = "bias_ih" if leaf == "bias" else f"weight_{cell[0]}h"
+    return f"lstm.{kind}_{cell[1]}_l{module.removeprefix('lstm_')}"
 
 
 @dataclasses.dataclass(frozen=True)

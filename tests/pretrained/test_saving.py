@@ -21,6 +21,7 @@ SAME = [
     ("timm ViT of registers", "timm", ("head.",)),
     ("timm ViT of attention", "timm", ("head.",)),
     ("timm ConvNeXt", "timm", ("head.fc.",)),
+    ("timm EfficientNet-Lite", "timm", ("classifier.",)),
     ("Hugging Face ViT", "huggingface", ("pooler.",)),
     ("DINOv2", "huggingface", ("embeddings.mask_token",)),
     ("DINOv2 with registers", "huggingface", ("embeddings.mask_token",)),
@@ -30,7 +31,11 @@ SAME = [
 @pytest.mark.parametrize(
     ("case", "to", "others"),
     [
-        pytest.param(*one, marks=[pytest.mark.slow] if "resnet" in one[0] else [], id=one[0])
+        pytest.param(
+            *one,
+            marks=[pytest.mark.slow] if "resnet" in one[0] or "Efficient" in one[0] else [],
+            id=one[0],
+        )
         for one in SAME
     ],
 )
@@ -69,7 +74,7 @@ def small(encoder):
         (encoders.ViT("tiny", image_size=32), "torchvision", "is written for ResNets only"),
         (encoders.ViT("tiny", positions="sincos"), "timm", "learned positions"),
         (encoders.ViT("tiny", pool="mean"), "huggingface", "pool 'mean', only with 'class'"),
-        (encoders.SmallCNN((4,)), "timm", "no build for SmallCNN: ResNet, ViT and ConvNeXt"),
+        (encoders.SmallCNN((4,)), "timm", "no build for SmallCNN: ResNet, ViT, ConvNeXt"),
         (encoders.ResNet(18), "keras", "to is 'keras', expected one of torchvision, timm"),
     ],
 )

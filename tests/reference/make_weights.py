@@ -184,6 +184,12 @@ def of_timm() -> None:
         "MoCo v3 ViT", v3, lambda: v3.base_encoder.forward_features(IMAGES)[:, 0],
         "state_dict.module.",
     )  # fmt: skip
+    for case, name in (
+        ("timm EfficientNet-Lite", "tf_efficientnet_lite0"),
+        ("timm EfficientNet-Lite 2", "tf_efficientnet_lite2"),
+    ):
+        model = timm.create_model(name, num_classes=3)
+        checkpoint(case, model, lambda m=model: m.forward_features(IMAGES).mean((2, 3)), "")
     model = timm.models.ConvNeXt(depths=(1, 1, 2, 1), dims=(8, 16, 32, 64), num_classes=5)
     checkpoint("timm ConvNeXt", model, lambda: model.head.norm(
         model.forward_features(IMAGES).mean((2, 3), keepdim=True)).flatten(1), "")  # fmt: skip
