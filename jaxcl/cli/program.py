@@ -39,14 +39,20 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(*arguments, **{**options, "allow_abbrev": False})
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns its exit code: 0, 2 for wrong input, 128 + n for signal n."""
+def make_parser() -> argparse.ArgumentParser:
+    """All verbs and their options."""
     parser = _Parser(prog="jaxcl", description="Contrastive learning in JAX.")
     parser.add_argument("--version", action="version", version=f"jaxcl {__version__}")
     parser.set_defaults(dotted_options=False)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb in VERBS:
         verb.add(verbs)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns its exit code: 0, 2 for wrong input, 128 + n for signal n."""
+    parser = make_parser()
     known, options = parser.parse_known_args(arguments)
     if options and not known.dotted_options:
         parser.error(f"unrecognized arguments: {' '.join(options)}")
