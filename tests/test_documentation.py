@@ -62,7 +62,7 @@ def commands():
             yield pytest.param(line.split("  #")[0].strip(), id=f"{page.stem}: {line[:60]}")
 
 
-@pytest.mark.parametrize("line", commands())
+@pytest.mark.parametrize("line", list(commands()))
 def test_every_command_is_one(line, capsys):
     """Verbs and options are there, configs too, and their options are the experiment's."""
     arguments = [word for word in shlex.split(line) if not word.startswith("[")][1:]

@@ -1,11 +1,11 @@
-"""What ConvNeXt and wide residual networks share: sizes by arithmetic, gradients, errors."""
+"""What ConvNeXt, EfficientNet-Lite and wide residual networks share: sizes, gradients, errors."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcl.encoders import ConvNeXt, ResNet, WideResNet
+from jaxcl.encoders import ConvNeXt, EfficientNetLite, ResNet, WideResNet
 
 KEY = jax.random.key(0)
 IMAGES = np.random.default_rng(0).uniform(size=(2, 16, 16, 3)).astype(np.float32)
@@ -30,6 +30,57 @@ def test_convnext_has_as_many_parameters_as_timms(size, first, third, timm):
         total += blocks * (depthwise + norm + (8 * width + 4 + 1) * width + scale)
     total += 2 * widths[-1]
     assert count(ConvNeXt(size), 64) == total == timm
+
+
+@pytest.mark.parametrize(
+    ("size", "timm"),  # its tf_efficientnet_lite0 to 4, less 1,281,000 of classification
+    [(0, 4_652_008), (1, 5_416_680), (2, 6_092_072), (3, 8_197_096), (4, 13_006_568)],
+)
+def test_efficientnets_have_as_many_parameters_as_timms(size, timm):
+    encoder = EfficientNetLite(size)
+    total = 27 * 32 + 2 * 32 + 1280 * encoder.blocks[-1][0][-1] + 2 * 1280
+    width = 32
+    for stage in encoder.blocks:
+        for kernel, _, expansion, out in stage:
+            inner = width * expansion
+            total += 0 if expansion == 1 else width * inner + 2 * inner
+            total += kernel * kernel * inner + 2 * inner + inner * out + 2 * out
+            width = out
+    assert count(encoder, 64) == total == timm - 1_281_000
+
+
+@pytest.mark.slow
+def test_an_efficientnet_computes_again_what_it_kept():
+    """By running statistics: those of few small maps are too steep to compare gradients by."""
+    variables = jax.jit(EfficientNetLite(0, width=16).init)(KEY, IMAGES)
+
+    def gradient(remat):
+        encoder = EfficientNetLite(0, width=16, remat=remat)
+
+        def loss(params):
+            return jnp.square(encoder.apply(variables | {"params": params}, IMAGES)).sum()
+
+        return jax.jit(jax.grad(loss))(variables["params"])
+
+    for remat in ("blocks", "products"):
+        jax.tree.map(
+            lambda one, other: np.testing.assert_allclose(
+                one, other, rtol=1e-4, atol=1e-5 * np.abs(other).max()
+            ),
+            gradient(remat),
+            gradient("none"),
+        )
+
+
+@pytest.mark.slow
+def test_paddings_of_an_efficientnet_differ_where_a_stride_leaves_a_pixel_over():
+    variables = jax.jit(EfficientNetLite(0).init)(KEY, IMAGES)
+    same, symmetric = (
+        EfficientNetLite(0, padding=padding).apply(variables, IMAGES)
+        for padding in ("same", "symmetric")
+    )
+    assert same.shape == symmetric.shape == (2, 1280)
+    assert np.abs(same - symmetric).max() > 1e-3 * np.abs(same).max()
 
 
 @pytest.mark.slow

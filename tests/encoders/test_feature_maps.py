@@ -9,6 +9,7 @@ import pytest
 from jaxcl.encoders import (
     MLP,
     ConvNeXt,
+    EfficientNetLite,
     ResNet,
     SmallCNN,
     ViT,
@@ -29,8 +30,9 @@ IMAGES = np.random.default_rng(0).uniform(size=(4, 16, 16, 3)).astype(np.float32
         (ResNet(18, stem="cifar", width=2), 2),
         (ConvNeXt(width=8, depths=(1, 1), patch=2), 4),
         (WideResNet(10, factor=1), 4),
+        (EfficientNetLite(0, width=16), 1),
     ],
-    ids=["small cnn", "resnet", "convnext", "wide resnet"],
+    ids=["small cnn", "resnet", "convnext", "wide resnet", "efficientnet"],
 )
 def test_features_are_the_mean_of_the_map(encoder, side):
     variables = jax.jit(encoder.init)(KEY, IMAGES)

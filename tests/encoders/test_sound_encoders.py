@@ -76,3 +76,16 @@ def test_encoders_of_images_take_spectrograms(inner):
     np.testing.assert_allclose(encoder.apply(variables, images), found, atol=1e-4)
     other = encoder.apply(variables, samples[::-1])
     np.testing.assert_allclose(other, found[::-1], atol=1e-4)
+
+
+def test_a_speaker_is_told_by_frames():
+    encoder = encoders.LSTMSpeaker(width=8, depth=2, output_relu=False)
+    with pytest.raises(ValueError, match=r"takes frames \[N, F, C\]; got shape \(2, 5\)"):
+        jax.eval_shape(encoder.init, jax.random.key(0), np.ones((2, 5)))
+    frames = np.random.default_rng(0).normal(size=(3, 6, 5)).astype(np.float32)
+    variables = encoder.init(jax.random.key(0), frames)
+    gradient = jax.grad(lambda v: jnp.square(encoder.apply(v, frames)).sum())(variables)
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))
+    # What came first counts: a recurrence, and no mean.
+    moved = encoder.apply(variables, frames[:, ::-1])
+    assert np.abs(moved - encoder.apply(variables, frames)).max() > 1e-4

@@ -270,3 +270,22 @@ def test_what_does_not_fit_is_named(options, shape, message):
     encoder = ViT(**SMALL | options)
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(encoder.init, KEY, jnp.ones(shape))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pool", ["class", "mean"])
+def test_registers_have_no_position_and_make_no_features(pool):
+    """Attention over them alone changes features; their number is no part of the pool."""
+    plain = ViT(pool=pool, **SMALL)
+    encoder = ViT(pool=pool, registers=3, **SMALL)
+    images = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
+    variables = jax.jit(encoder.init)(jax.random.key(0), images)
+    table = variables["params"]["reg_token"]
+    assert table.shape[0] == 3
+    rest = {name: leaf for name, leaf in variables["params"].items() if name != "reg_token"}
+    found, without = encoder.apply(variables, images), plain.apply({"params": rest}, images)
+    assert found.shape == without.shape
+    assert np.abs(found - without).max() > 1e-4
+    assert "reg_token" in encoder.undecayed
+    with pytest.raises(ValueError, match="ViT registers -1"):
+        jax.eval_shape(ViT(registers=-1, **SMALL).init, jax.random.key(0), images)
