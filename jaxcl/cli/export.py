@@ -15,7 +15,7 @@ def add(verbs: Any) -> None:
         "--to",
         required=True,
         metavar="FORMAT",
-        help="safetensors, torchvision, timm, huggingface or stablehlo",
+        help="safetensors, torchvision, timm, huggingface, onnx or stablehlo",
     )
     parser.add_argument("--out", required=True, metavar="FOLDER")
     parser.add_argument("--tower", metavar="NAME", help="of several; default: the first")

@@ -10,6 +10,7 @@ from jaxcl.training import RestoredRun, RunDirectory
 from jaxcl.training.config_json import to_data
 
 _PACKAGES = ("jaxcl", "jax", "flax", "optax")
+_LIBRARIES = {"huggingface": "transformers", "torchvision": "torchvision", "timm": "timm"}
 _USE = {
     "safetensors": """from jaxcl.pretrained import from_pretrained
 
@@ -30,6 +31,10 @@ model = {architecture}.from_pretrained("{name}").eval()""",
 
 program = jax.export.deserialize(pathlib.Path("{name}/model.stablehlo").read_bytes())
 features = program.call(batch)  # of any number of examples""",
+    "onnx": """import onnxruntime
+
+session = onnxruntime.InferenceSession("{name}/model.onnx")
+(features,) = session.run(None, {{"inputs": batch}})  # of any number of examples""",
 }
 
 
@@ -54,9 +59,9 @@ def model_card(
     """
     experiment, method = run.experiment, type(run.experiment.method).__name__
     folder = file.parent
-    config = json.loads((folder / "config.json").read_text()) if to != "stablehlo" else {}
+    config = json.loads((folder / "config.json").read_text()) if to in _LIBRARIES else {}
     architecture = config.get("architecture") or next(iter(config.get("architectures", [])), "")
-    library = {"huggingface": "transformers", "torchvision": to, "timm": to}.get(to, "jaxcl")
+    library = _LIBRARIES.get(to, "jaxcl")
     use = _USE[to].format(
         name=repository or folder.name,
         where="hf-hub" if repository else "local-dir",

@@ -18,6 +18,7 @@ from jaxcl.data.tokenizer import Tokenizer
 from jaxcl.encoders.text import TextTransformer
 from jaxcl.evaluation.embedding import evaluation_view, flatten
 from jaxcl.export.cards import model_card
+from jaxcl.export.onnx import onnx_model
 from jaxcl.export.programs import stablehlo
 from jaxcl.extras import MissingExtra
 from jaxcl.methods import MultiModal
@@ -28,7 +29,9 @@ from jaxcl.pretrained.saving import LIBRARIES
 from jaxcl.training import Experiment, RestoredRun, RunDirectory, UserError, restore_run
 from jaxcl.training.durable_files import write_durably
 
-FORMATS = ("safetensors", *LIBRARIES, "stablehlo")
+PROGRAMS = {"stablehlo": "model.stablehlo", "onnx": "model.onnx"}
+"""Formats that hold what is computed, and their files."""
+FORMATS = ("safetensors", *LIBRARIES, *PROGRAMS)
 """Of `export_run`."""
 
 
@@ -62,9 +65,9 @@ def export_run(
       directory: the run.
       out: the folder that is made.
       to: "safetensors", for `jaxcl.pretrained.from_pretrained`; "torchvision", "timm" or
-        "huggingface", for those; "stablehlo", a program.
+        "huggingface", for those; "stablehlo" or "onnx", a program.
       tower: name of a tower, where the run has several; None: the first.
-      heads: with the projector, for safetensors and stablehlo.
+      heads: with the projector, for safetensors and programs.
       push: a repository of the hub, "owner/name", to which it goes as `push_to_hub` has it.
       private: whether a repository that is made for it is.
       experiment: as `restore_run` has it.
@@ -81,7 +84,7 @@ def export_run(
         raise UserError(f"--to {to!r}: expected one of {', '.join(FORMATS)}")
     if heads and to in LIBRARIES:
         raise UserError(f"{to} has no place for a projector: leave --heads out")
-    if push is not None and to == "stablehlo":
+    if push is not None and to in PROGRAMS:
         raise UserError("nothing but safetensors is pushed: leave --push out, or take another --to")
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file, and a folder is written")
@@ -91,7 +94,7 @@ def export_run(
         _write(run, part, out, to)
     except (ValueError, MissingExtra) as error:
         raise UserError(f"cannot export {directory} to {to}: {error}") from error
-    main = out / ("model.stablehlo" if to == "stablehlo" else "model.safetensors")
+    main = out / PROGRAMS.get(to, "model.safetensors")
     content = main.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     card = model_card(
@@ -194,10 +197,11 @@ def _write(run: RestoredRun, part: Part, out: Path, to: str) -> None:
     (name, encoder), *others = part.model.networks.items()
     if to == "safetensors":
         save_pretrained(out, part.model)
-    elif to == "stablehlo":
-        content = stablehlo(part.embed, part.inputs)
+    elif to in PROGRAMS:
+        make = stablehlo if to == "stablehlo" else onnx_model
+        content = make(part.embed, part.inputs)
         out.mkdir(parents=True, exist_ok=True)
-        write_durably(out / "model.stablehlo", lambda file: file.write(content))
+        write_durably(out / PROGRAMS[to], lambda file: file.write(content))
         shape, dtype = ["n", *part.inputs.shape], np.dtype(part.inputs.dtype).name
         about = dict(part.model.about) | {"inputs": {"shape": shape, "dtype": dtype}}
         write_durably(

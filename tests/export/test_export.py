@@ -69,6 +69,22 @@ def test_safetensors_come_back_as_the_same_network(run, images, features, tmp_pa
 
 
 @pytest.mark.slow
+def test_a_graph_runs_without_jax(run, images, features, tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    export_run(run, tmp_path / "m", to="onnx")
+    session = runtime.InferenceSession(tmp_path / "m" / "model.onnx")
+    (found,) = session.run(None, {"inputs": images})
+    np.testing.assert_allclose(found, features, rtol=1e-4, atol=1e-5)
+    card = (tmp_path / "m" / "README.md").read_text()
+    assert 'onnxruntime.InferenceSession("m/model.onnx")' in card
+    digest = hashlib.sha256((tmp_path / "m" / "model.onnx").read_bytes()).hexdigest()
+    assert digest in card
+    export_run(run, tmp_path / "h", to="onnx", heads=True)
+    session = runtime.InferenceSession(tmp_path / "h" / "model.onnx")
+    assert session.run(None, {"inputs": images[:2]})[0].shape == (2, 6)
+
+
+@pytest.mark.slow
 def test_what_is_pushed_says_where_it_is(run, images, features, tmp_path, hub, monkeypatch, capsys):
     command = ["export", str(run), "--to", "safetensors", "--out", str(tmp_path / "m")]
     assert main([*command, "--push", "me/digits", "--private"]) == 2
@@ -156,7 +172,7 @@ def test_weights_of_others_are_rewritten(tmp_path, capsys):
     ("options", "words"),
     [
         (["--to", "keras"], "--to 'keras': expected one of safetensors, torchvision"),
-        (["--to", "timm"], "timm has no build for SmallCNN: ResNet, ViT and ConvNeXt"),
+        (["--to", "timm"], "timm has no build for SmallCNN: ResNet, ViT, ConvNeXt"),
         (["--to", "timm", "--heads"], "timm has no place for a projector"),
         (["--to", "safetensors", "--tower", "text"], "MoCo has one encoder, no tower 'text'"),
     ],
