@@ -22,6 +22,8 @@ SLOW = {
         "augment.transforms",
         "encoders.cnn",
         "encoders.norm",
+        "encoders.efficientnet",
+        "encoders.samples",
         "encoders.series",
         "encoders.sound",
         "encoders.speech",
@@ -38,6 +40,7 @@ SLOW = {
         "memory.choosing",
         "methods.gradient_cache",
         "methods.micro_batches",
+        "sklearn",
         "testing",
     )
 }

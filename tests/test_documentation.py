@@ -19,7 +19,13 @@ ROOT = Path(__file__).parents[1]
 README_BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
 
-@pytest.mark.parametrize("number", range(len(README_BLOCKS)))
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(number, marks=[pytest.mark.slow] if "sklearn" in block else [])
+        for number, block in enumerate(README_BLOCKS)
+    ],
+)
 def test_readme_python_runs(number):
     names = {}
     exec(compile(README_BLOCKS[number], "README.md", "exec"), names)

@@ -78,6 +78,7 @@ def test_encoders_of_images_take_spectrograms(inner):
     np.testing.assert_allclose(other, found[::-1], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_speaker_is_told_by_frames():
     encoder = encoders.LSTMSpeaker(width=8, depth=2, output_relu=False)
     with pytest.raises(ValueError, match=r"takes frames \[N, F, C\]; got shape \(2, 5\)"):

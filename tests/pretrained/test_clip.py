@@ -37,6 +37,7 @@ def test_it_trains_on_from_there(tmp_path):
     assert metrics
 
 
+@pytest.mark.slow
 def test_siglips_images_and_texts_are_those_of_transformers(tmp_path):
     model = load_clip(write(tmp_path, "SigLIP"))
     np.testing.assert_allclose(model.images(IMAGES), GOLDEN["SigLIP/images"], atol=1e-5)
