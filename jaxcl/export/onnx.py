@@ -461,15 +461,22 @@ class _Graph:
         jaxpr: Any,
         length: int,
         reverse: bool,
-        num_consts: int,
-        num_carry: int,
         **_: Any,
     ) -> list[Any]:
         if length > _LONGEST:
             raise ValueError(f"a recurrence of {length} steps is unrolled in ONNX to {_LONGEST}")
-        consts = given[:num_consts]
-        carry = given[num_consts : num_consts + num_carry]
-        sequences = given[num_consts + num_carry :]
+        body = getattr(jaxpr, "jaxpr", jaxpr)
+
+        def alike(outer: Any, inner: Any) -> int:
+            """How many have no axis of steps."""
+            pairs = zip(outer, inner, strict=True)
+            return sum(len(one.aval.shape) == len(other.aval.shape) for one, other in pairs)
+
+        # Versions of jax say the numbers differently; ranks tell them in all.
+        num_carry = alike(equation.outvars, body.outvars)
+        num_whole = alike(equation.invars, body.invars)
+        consts = given[: num_whole - num_carry]
+        carry, sequences = given[num_whole - num_carry : num_whole], given[num_whole:]
         outputs: list[list[Any]] = []
         for step in range(length)[:: -1 if reverse else 1]:
             now = [
@@ -478,7 +485,7 @@ class _Graph:
                 else one[step]
                 for one in sequences
             ]
-            made = self.run(jaxpr.jaxpr, jaxpr.consts, [*consts, *carry, *now])
+            made = self.run(body, getattr(jaxpr, "consts", ()), [*consts, *carry, *now])
             carry = made[:num_carry]
             outputs.append(made[num_carry:])
         if reverse:
