@@ -22,6 +22,8 @@ from jaxcl.methods import Batch, Method
 from jaxcl.training import SGD, Optimizer, Schedule, TrainState, init_state, make_step
 from jaxcl.training.layout import WholeState
 
+_SUPERVISED = (methods.SupCon, methods.GE2E)
+"""Methods that read labels."""
 _LARGEST_QUEUE = 1024
 _GROUPS = 4  # of batch statistics, where they could tell which key is whose
 
@@ -101,7 +103,7 @@ class ContrastiveEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
       views: `augment.Views` of images; None: crops, with colour where there is any.
       temperature: of the method's loss; None: its own.
       epochs: passes over the data.
-      batch_size: rows of a step; all of them where there are fewer.
+      batch_size: rows of a step; where there are fewer all of them, or all but up to three.
       learning_rate: of SGD with momentum 0.9 and weight decay 5e-4, at the peak of a cosine.
       optimizer: one of `jaxcl.training` instead of that, with a rate of its own.
       random_state: an integer makes it deterministic; None draws anew.
@@ -175,10 +177,10 @@ class ContrastiveEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             batch_size -= batch_size % _GROUPS
         self.method_ = self._method(X, batch_size)
         labels = None
-        if y is not None:
+        if y is not None and isinstance(self.method_, _SUPERVISED):
             labels = np.unique(np.asarray(y), return_inverse=True)[1].astype(np.int32)
             if labels.shape != (len(X),):
-                raise ValueError(f"y has shape {labels.shape}, expected ({len(X)},)")
+                raise ValueError(f"y has shape {np.shape(y)}, expected ({len(X)},)")
         notes = [
             *self.method_.check(batch_size=batch_size, examples=len(X)),
             *self.method_.check_labels(labels, batch_size=batch_size),
@@ -231,21 +233,23 @@ class ContrastiveEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
                 )
             X = X.reshape(len(X), *shape)
         if X.ndim == 2:
-            return X.astype(np.float32)
+            return X.astype(np.float64)
         if X.ndim == 3:
             X = X[..., None]
         if X.ndim != 4:
             raise ValueError(f"Found array with dim {X.ndim}, expected rows or images: 2 to 4")
         if not reset and X.shape[1:] != self._shape:
             raise ValueError(f"images are {X.shape[1:]}, and {self._shape} were fitted")
-        if X.dtype == np.uint8:
-            return X
         low, high = float(X.min()), float(X.max())
-        if low < 0:
-            raise ValueError(f"pixels are from {low:g} to {high:g}, expected 0 or more")
-        if reset:
-            self._brightest = high or 1.0
-        return np.clip(X / self._brightest, 0, 1).astype(np.float32)
+        if low < 0 or (X.dtype.kind != "f" and high > 255):
+            raise ValueError(
+                f"pixels are from {low:g} to {high:g}, expected floats from 0, or integers from 0 "
+                "to 255"
+            )
+        if reset:  # integers, and floats of another fit, are brought to the range of these
+            self._brightest = (high or 1.0) if X.dtype.kind == "f" else 1.0
+        brightest = self._brightest if X.dtype.kind == "f" else 255.0
+        return np.clip(X / brightest, 0, 1).astype(np.float32)
 
     def _columns(
         self,
@@ -258,16 +262,18 @@ class ContrastiveEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             return {"image": X}, self.views or _image_views(self._shape)
         if self.views is not None:
             raise ValueError("views are of images, and X has rows: give images, or image_shape")
-        self._mean = X.mean(0, dtype=np.float64).astype(np.float32)
-        deviation = X.std(0, dtype=np.float64).astype(np.float32)
-        self._scale = np.where(deviation > 0, deviation, 1).astype(np.float32)
+        self._mean, deviation = X.mean(0), X.std(0)
+        self._scale = np.where(deviation > 0, deviation, 1)
         rows = self._prepared(X)
         return {"row": rows, "donor": random.permuted(rows, axis=0)}, Views(
             (_Own(), _Corrupted(0.6)), fields="row"
         )
 
     def _prepared(self, X: np.ndarray) -> np.ndarray:
-        return X if X.ndim == 4 else (X - self._mean) / self._scale
+        if X.ndim == 4:
+            return X
+        # In float64 first: large numbers that hardly differ would be one in float32.
+        return ((X - self._mean) / self._scale).astype(np.float32)
 
     def _method(self, X: np.ndarray, batch_size: int) -> Method:
         """The method by its name or as it was given, with what else was given."""

@@ -148,7 +148,7 @@ JAXCL = f"{sys.executable} -m jaxcl.cli"
     ("size", "message"),
     [
         ("4k", r"No space left on device: .*/run/(lock|config|facts)\.json"),
-        ("16k", r"No space left on device: .*/run/metrics\.jsonl"),
+        ("20k", r"No space left on device: .*/run/metrics\.jsonl"),
         ("60k", r"cannot write the checkpoint of step 5 .* none was kept before. Free some disk"),
         ("300k", r"cannot write the checkpoint of step 10 .*step 5 is the newest kept"),
     ],

@@ -66,6 +66,21 @@ def test_a_seed_makes_it_deterministic(digits):
     np.testing.assert_array_equal(again.transform(flat), first.transform(flat))
 
 
+@pytest.mark.slow
+def test_integers_and_floats_are_of_one_range(digits):
+    floats = digits[0][:32].reshape(-1, 8, 8) / 16
+    integers = (floats * 255).round().astype(np.uint8)
+    for one, other in ((floats, integers), (integers, floats), (integers, integers.astype(int))):
+        fitted = small(image_shape=None).fit(one)
+        np.testing.assert_allclose(fitted.transform(one), fitted.transform(other), atol=2e-2)
+
+
+def test_large_numbers_that_hardly_differ_are_told_apart():
+    rows = 1.7e9 + np.arange(64.0)[:, None]
+    columns, _ = ContrastiveEncoder()._columns(rows, np.random.default_rng(0))
+    assert len(np.unique(columns["row"])) == 64
+
+
 def test_corruption_takes_each_feature_from_the_donor_with_its_chance():
     row, donor = np.zeros(10_000, np.float32), np.ones(10_000, np.float32)
     found = _Corrupted(0.6)(jax.random.key(0), np.stack([row, donor]))
@@ -150,7 +165,7 @@ def test_what_does_not_fit_is_said(digits, options, words):
 @pytest.mark.slow
 def test_pixels_below_zero_and_another_size(digits):
     flat = digits[0][:32]
-    with pytest.raises(ValueError, match="pixels are from -8 to 8, expected 0 or more"):
+    with pytest.raises(ValueError, match="pixels are from -8 to 8, expected floats from 0"):
         small().fit(flat - 8)
     fitted = small(image_shape=None).fit(flat.reshape(-1, 8, 8))
     with pytest.raises(ValueError, match=r"X has 4 features|images are"):

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import hashlib
 import json
 import zipfile
 from collections.abc import Callable, Iterator
@@ -66,7 +67,8 @@ def write_index(path: Path, rows: Rows) -> None:
     Raises:
       ValueError: for another ending, or features that are not finite.
       ImportError: if what writes it is not installed.
-      OSError: if it cannot be written; what was there is kept.
+      OSError: if it cannot be written; what was there is kept, but for an index of FAISS or usearch
+        whose new names could not be written: it is then refused.
     """
     check_format(path)
     write = {
@@ -181,7 +183,7 @@ def _write_parquet(path: Path, rows: Rows) -> None:
             for part in rows.parts():
                 stop = start + len(part)
                 columns = [
-                    arrow.array(column[start:stop].tolist(), kinds[name])
+                    arrow.array(_readable(column[start:stop].tolist()), kinds[name])
                     for name, column in rows.columns.items()
                 ]
                 flat = arrow.array(part.reshape(-1))
@@ -190,6 +192,13 @@ def _write_parquet(path: Path, rows: Rows) -> None:
                 start = stop
 
     write_durably(path, write)
+
+
+def _readable(values: list[Any]) -> list[Any]:
+    """Names as text: bytes of a file's name that are none become question marks."""
+    return [
+        one.encode("utf-8", "replace").decode() if isinstance(one, str) else one for one in values
+    ]
 
 
 def _write_faiss(path: Path, rows: Rows) -> None:
@@ -211,8 +220,10 @@ def _write_usearch(path: Path, rows: Rows) -> None:
 
 
 def _write_beside(path: Path, rows: Rows, content: bytes) -> None:
-    _write_npz(names_beside(path), rows, features=False)
+    """The index, and the names with its digest: with those of another it is refused."""
+    own = {**rows.about, "index": hashlib.sha256(content).hexdigest()}
     write_durably(path, lambda file: file.write(content))
+    _write_npz(names_beside(path), dataclasses.replace(rows, about=own), features=False)
 
 
 class _Named(Index):
@@ -312,6 +323,13 @@ class _Beside(_Named):
                 f"{beside} is missing, which holds the names of {path}: jaxcl embed writes both"
             )
         super().__init__(beside)
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if self.about.pop("index", digest) != digest:
+            raise ValueError(
+                f"{path} is no index that {beside} has the names of, or damaged: write both anew "
+                "with jaxcl embed"
+            )
 
 
 class _Faiss(_Beside):

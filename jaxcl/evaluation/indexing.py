@@ -1,6 +1,8 @@
 """Pictures or texts of any number to an index: a part at a time, each kept until all are done."""
 
+import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
 import shutil
@@ -17,7 +19,7 @@ from jaxcl.data.decoding import Undecodable, decode
 from jaxcl.data.source import image_shape
 from jaxcl.data.tables import read_columns
 from jaxcl.evaluation.embedding import Embedding, read_batches
-from jaxcl.evaluation.index_files import SUFFIXES, Rows, check_format, write_index
+from jaxcl.evaluation.index_files import SUFFIXES, Rows, check_format, names_beside, write_index
 from jaxcl.evaluation.text_features import text_features
 from jaxcl.training import Experiment, RestoredRun, UserError, restore_run
 from jaxcl.training.durable_files import check_writable, write_durably
@@ -64,7 +66,7 @@ def embed_run(
     _check_out(out, batch_size)
     if not source.exists():
         raise UserError(f"{source} does not exist: give a folder of images, an image, or an .npz")
-    if out.exists() and out.samefile(source):
+    if any(path.exists() and path.samefile(source) for path in (out, names_beside(out))):
         raise UserError(f"--out is {out}, which holds the images: give another file")
     _make_folder(out)
     run = restore_run(directory, experiment)
@@ -78,10 +80,11 @@ def embed_run(
             yield {"features": features, "replaced": batch["replaced"]}
 
     about = {"source": str(source.absolute()), "array": array}
-    parts = _Parts(out, _digest(run, names, about, _changed(source)), len(names))
-    said = parts.fill(embed)
-    columns = {"names": names, "replaced": parts.column("replaced")}
-    width = parts.write(columns, about)
+    parts = _Parts(out, _digest(run, names, about, _changed(source, opened.names)), len(names))
+    with parts.alone():
+        said = parts.fill(embed)
+        columns = {"names": names, "replaced": parts.column("replaced")}
+        width = parts.write(columns, about)
     written = f"{len(names)} x {width} features of step {run.step}: {out}{said}"
     bad = columns["replaced"]
     if bad.any():
@@ -120,7 +123,8 @@ def embed_texts(
       ImportError: if what writes its format is not installed.
     """
     _check_out(out, batch_size)
-    if out.exists() and path.exists() and out.samefile(path):
+    beside = (out, names_beside(out))
+    if path.exists() and any(one.exists() and one.samefile(path) for one in beside):
         raise UserError(f"--out is {out}, which holds the texts: give another file")
     _make_folder(out)
     run = restore_run(directory, experiment)
@@ -141,8 +145,9 @@ def embed_texts(
     names = np.array([text[:_NAME] for text in texts])  # all as wide as the longest
     whole = hashlib.sha256("\0".join(texts).encode()).hexdigest()
     parts = _Parts(out, _digest(run, names, {"texts": whole}), len(texts))
-    said = parts.fill(embed)
-    width = parts.write({"names": names}, {})
+    with parts.alone():
+        said = parts.fill(embed)
+        width = parts.write({"names": names}, {})
     passed = len(flat) - len(texts)
     said += f" ({passed} empty ones passed over)" if passed else ""
     return f"{len(texts)} x {width} features of step {run.step}: {out}{said}"
@@ -159,6 +164,20 @@ class _Parts:
     @property
     def folder(self) -> Path:
         return self.out.with_name(self.out.name + ".parts")
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Within it no other call writes the same index."""
+        path = self.out.with_name(self.out.name + ".lock")
+        with path.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UserError(f"{self.out} is being written by another call") from error
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
 
     def fill(self, embed: Any) -> str:
         """Embeds what is not done, `embed(start)` giving batches from that row on.
@@ -232,9 +251,13 @@ def _digest(run: RestoredRun, names: np.ndarray, about: dict[str, str], *more: s
     return digest.hexdigest()
 
 
-def _changed(source: Path) -> str:
-    """When a file was last written; of a folder its names tell."""
-    return "" if source.is_dir() else str(source.stat().st_mtime_ns)
+def _changed(source: Path, names: Sequence[str]) -> str:
+    """Sizes of all files, and when they were last written."""
+    digest = hashlib.sha256()
+    for path in [source / name for name in names] if source.is_dir() else [source]:
+        found = path.stat()
+        digest.update(f"{found.st_size} {found.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def _check_out(out: Path, batch_size: int) -> None:

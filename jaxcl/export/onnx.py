@@ -55,7 +55,7 @@ _INLINED = (
     "closed_call",
     "custom_jvp_call",
     "custom_vjp_call",
-    "remat",
+    "remat2",
     "checkpoint",
 )
 _REDUCTIONS = {"reduce_sum": "ReduceSum", "reduce_max": "ReduceMax", "reduce_min": "ReduceMin"}
@@ -81,7 +81,11 @@ def onnx_model(
     import_extra("onnx", "onnx")
     (count,) = export.symbolic_shape("n")
     batch = jax.ShapeDtypeStruct((count, *inputs.shape), inputs.dtype)
-    traced = jax.make_jaxpr(lambda rows: jnp.asarray(features(rows)))(batch)
+    try:
+        traced = jax.make_jaxpr(lambda rows: jnp.asarray(features(rows)))(batch)
+    except (NotImplementedError, jax.errors.InconclusiveDimensionOperation) as error:
+        said = str(error).splitlines()[0]
+        raise ValueError(f"what is computed hangs on the number of examples: {said}") from error
     graph = _Graph(count)
     graph.add("Shape", ["inputs"], start=0, end=1, out=graph.count_name)
     (out,) = graph.run(traced.jaxpr, traced.consts, ["inputs"])
@@ -163,7 +167,9 @@ class _Graph:
 
         for equation in jaxpr.eqns:
             given = [value_of(variable) for variable in equation.invars]
-            is_constant = not any(isinstance(one, str) for one in given)
+            is_constant = equation.primitive.name not in _INLINED and not any(
+                isinstance(one, str) for one in given
+            )
             sizes = [size for out in equation.outvars for size in getattr(out.aval, "shape", ())]
             if is_constant and all(isinstance(size, int) for size in sizes):
                 found = equation.primitive.bind(*given, **equation.params)
@@ -188,6 +194,8 @@ class _Graph:
             return [self.add(_SAME[kind], given)]
         if kind in _REDUCTIONS:
             axes = np.array(params["axes"], np.int64)
+            if not axes.size:  # which would mean all of them there
+                return given
             return [self.add(_REDUCTIONS[kind], [given[0], axes], keepdims=0)]
         form = getattr(self, f"_{kind}", None)
         if form is None:
@@ -366,7 +374,8 @@ class _Graph:
         batch_group_count: int,
         **_: Any,
     ) -> str:
-        if any(one != 1 for one in lhs_dilation or ()) or batch_group_count != 1:
+        ends = [end for pair in padding for end in pair]
+        if any(one != 1 for one in lhs_dilation or ()) or batch_group_count != 1 or min(ends) < 0:
             raise ValueError("a transposed convolution has no form in ONNX here")
         images, kernel = given
         lows, highs = zip(*padding, strict=True)
@@ -401,8 +410,12 @@ class _Graph:
         window_dimensions: Any,
         window_strides: Any,
         padding: Any,
+        base_dilation: Any,
+        window_dilation: Any,
         **_: Any,
     ) -> str:
+        if any(one != 1 for one in (*base_dilation, *window_dilation)):
+            raise ValueError("a maximum over such windows has no form in ONNX here")
         spatial = [axis for axis, size in enumerate(window_dimensions) if size > 1]
         others = [axis for axis in range(len(window_dimensions)) if axis not in spatial]
         if len(others) < 2 or any(window_strides[axis] != 1 for axis in others):
@@ -522,5 +535,12 @@ class _Graph:
         made.ir_version, made.producer_name = _IR, "jaxcl"
         if made.ByteSize() >= 2**31:
             raise ValueError("the model has 2 GB or more, which one file of ONNX does not hold")
-        onnx.checker.check_model(made)
+        try:
+            onnx.checker.check_model(made, full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            said = str(error).strip().splitlines()[0]
+            raise ValueError(
+                f"the graph has types that ONNX does not take together ({said}): an encoder that "
+                "computes in bfloat16 has none in it"
+            ) from error
         return bytes(made.SerializeToString())

@@ -105,6 +105,8 @@ def write_weights(folder: Path, arrays: Mapping[str, np.ndarray], config: Any) -
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     content = library.save(whole, metadata={"format": "pt"})
     write_durably(folder / "model.safetensors", lambda file: file.write(content))
+    # An index of an earlier model here would be read first.
+    (folder / "model.safetensors.index.json").unlink(missing_ok=True)
     write_durably(folder / "config.json", json.dumps(config, indent=2) + "\n")
 
 

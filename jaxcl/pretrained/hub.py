@@ -15,7 +15,6 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _WEIGHTS = tuple(name for name in IN_FOLDER if ".safetensors" in name)
 _BESIDE = re.compile(r"([\w-]+/)?[\w.-]+\.json|README\.md")
 """What belongs to weights: configs, tokenizers, those of parts in folders."""
-_PUSHED = ["*.safetensors", "*.json", "README.md"]
 
 
 def local_path(model: str | os.PathLike[str], revision: str | None = None) -> Path:
@@ -81,6 +80,11 @@ def push_to_hub(
             f"{folder} holds no safetensors, and nothing else is pushed: write it by jaxcl export "
             "or a save_ function"
         )
+    pushed = [
+        path.relative_to(folder).as_posix()
+        for path in (*folder.iterdir(), *folder.glob("*_Pooling/config.json"))
+        if path.suffix in (".safetensors", ".json") or path.name == "README.md"
+    ]
     library = _library()
     api = library.HfApi(library_name="jaxcl")
     with _told(repository, revision, library):
@@ -90,7 +94,7 @@ def push_to_hub(
             folder_path=folder,
             revision=revision,
             commit_message=message,
-            allow_patterns=_PUSHED,
+            allow_patterns=[re.sub(r"([*?\[])", r"[\1]", name) for name in pushed],
         )
     return str(commit.commit_url)
 
@@ -146,7 +150,10 @@ def _shards(
     if not weights.endswith(".index.json"):
         return [weights]
     index = Path(api.hf_hub_download(repository, weights, revision=commit))
-    named = sorted(set(read_json(index).get("weight_map", {}).values()))
+    listed = read_json(index).get("weight_map")
+    named = sorted({str(name) for name in listed.values()} if isinstance(listed, dict) else ())
+    if not named or not all(re.fullmatch(r"[\w.-]+\.safetensors", name) for name in named):
+        raise ValueError(f"{weights} of {repository} names what are no safetensors beside it")
     lost = [name for name in named if name not in files]
     if lost:
         raise FileNotFoundError(f"{repository} lacks {', '.join(lost)}, which {weights} names")

@@ -161,7 +161,8 @@ def reader(run: RestoredRun, field: str) -> Callable[[np.ndarray], str]:
     """What makes text of a field's tokens: the run's own tokenizer."""
     for number, texts in enumerate(texts_within(run.experiment.data)):
         path = RunDirectory(run.directory).tokenizer(number)
-        if path.is_file() and field in (*texts.columns, field):
+        only = len(texts_within(run.experiment.data)) == 1
+        if path.is_file() and (field in texts.columns or only):
             try:
                 tokenizer: Any = Tokenizer.load(path).tokenizer
             except (ValueError, MissingExtra):

@@ -96,8 +96,8 @@ def write_report(
         raise UserError(f"--map {kind!r}: expected one of {', '.join(MAP_KINDS)}")
     if not 1 <= len(directories) <= _MOST_RUNS:
         raise UserError(f"a report shows 1 to {_MOST_RUNS} runs, got {len(directories)}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    check_writable(out.parent)
+    if out.parent.is_dir():
+        check_writable(out.parent)
     given = experiments or [None] * len(directories)
     names = _names(directories)
     with opened_once():
@@ -106,8 +106,10 @@ def write_report(
             for name, directory, experiment in zip(names, directories, given, strict=True)
         ]
         content = page(*_titles(runs), _sections(runs, kind))
-    write_durably(out, content)
-    return f"report of {', '.join(names)}: {out}, {len(content.encode()) / 1e6:.1f} MB"
+    encoded_page = content.encode("utf-8", "replace")  # names of files may be no text
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(out, lambda file: file.write(encoded_page))
+    return f"report of {', '.join(names)}: {out}, {len(encoded_page) / 1e6:.1f} MB"
 
 
 def _names(directories: Sequence[Path]) -> list[str]:
@@ -122,14 +124,19 @@ def _names(directories: Sequence[Path]) -> list[str]:
 def _read(name: str, directory: Path, experiment: Experiment | None) -> _Run:
     files = RunDirectory(directory)
     restored, why_not = None, ""
-    config = json.loads(files.config.read_text()) if files.config.is_file() else {}
+    try:
+        config = json.loads(files.config.read_text()) if files.config.is_file() else {}
+    except ValueError as error:
+        raise UserError(f"{files.config} is damaged: {error}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{files.config} is damaged: it holds no JSON object")
     try:
         restored = restore_run(directory, experiment)
     except FileNotFoundError:
         raise
     except (UserError, CheckpointError) as error:
         why_not = str(error)
-        if not files.config.is_file() or not isinstance(config, dict):
+        if not files.config.is_file():
             raise
     return _Run(name, files, config, read_metrics(files.metrics), restored, why_not)
 

@@ -68,17 +68,19 @@ def measured(evaluations: Mapping[str, Any], tasks: Mapping[str, Any]) -> str:
             *_scores(one),
         ]
         for run, found in evaluations.items()
-        for representation, one in found.get("scores", {}).items()
+        for representation, one in _items(found.get("scores"))
     ]
     if scores:
         head = ["features", "kNN, %", "linear, %", "mAP@R, %", "RankMe"]
         parts.append(table(head, scores, caption="Features by labels, on the test part"))
-    names = list(dict.fromkeys(name for found in tasks.values() for name in found["tasks"]))
+    names = list(
+        dict.fromkeys(name for found in tasks.values() for name, _ in _items(found["tasks"]))
+    )
     for name in names:
         columns = {
             features if len(tasks) == 1 else f"{run}: {features}": figures
             for run, found in tasks.items()
-            for features, figures in found["tasks"].get(name, {}).items()
+            for features, figures in _items(dict(_items(found["tasks"])).get(name))
         }
         figures = list(dict.fromkeys(figure for one in columns.values() for figure in one))
         rows = [
@@ -86,6 +88,12 @@ def measured(evaluations: Mapping[str, Any], tasks: Mapping[str, Any]) -> str:
         ]
         parts.append(table(["", *columns], rows, caption=name))
     return f'<div class="tables">{"".join(parts)}</div>' if parts else ""
+
+
+def _items(value: Any) -> list[tuple[str, Any]]:
+    """What a file should hold by name; of a damaged one nothing."""
+    found = value.items() if isinstance(value, Mapping) else ()
+    return [(name, one) for name, one in found if isinstance(one, Mapping)]
 
 
 def _scores(one: Mapping[str, Any]) -> list[str]:

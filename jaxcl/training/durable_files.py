@@ -35,6 +35,9 @@ def write_durably(path: Path, content: str | Callable[[BinaryIO], object]) -> No
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise cannot_write(path, error) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def check_writable(folder: Path) -> None:

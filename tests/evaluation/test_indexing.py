@@ -11,6 +11,7 @@ from short_runs import quickstart
 from jaxcl.cli import main
 from jaxcl.evaluation import indexing
 from jaxcl.evaluation.index_files import SUFFIXES, Rows, open_index, write_index
+from jaxcl.training import UserError
 
 WIDTH, COUNT = 16, 300
 
@@ -85,11 +86,32 @@ def test_an_index_without_its_names_or_with_others(features, tmp_path, suffix):
     shutil.copy(tmp_path / f"index{suffix}.npz", tmp_path / "other.npz")
     write_index(path, rows_of(features))
     shutil.copy(tmp_path / "other.npz", tmp_path / f"index{suffix}.npz")
-    with pytest.raises(ValueError, match="holds 300 features and 20 names"):
+    with pytest.raises(ValueError, match=r"is no index that .* has the names of"):
         open_index(path)
     (tmp_path / f"index{suffix}.npz").unlink()
     with pytest.raises(FileNotFoundError, match="holds the names of"):
         open_index(path)
+
+
+@pytest.mark.parametrize("suffix", [".faiss", ".usearch"])
+def test_names_of_another_index_are_refused(features, tmp_path, suffix):
+    path = tmp_path / f"index{suffix}"
+    write_index(path, rows_of(features))
+    before = path.read_bytes()
+    write_index(path, rows_of(features[::-1].copy()))
+    path.write_bytes(before)  # as many, in another order
+    with pytest.raises(ValueError, match="is no index that"):
+        open_index(path)
+
+
+def test_one_call_at_a_time_writes_an_index(tmp_path):
+    parts = indexing._Parts(tmp_path / "i.npz", "digest", 3)
+    words = "is being written by another call"
+    with parts.alone(), pytest.raises(UserError, match=words), parts.alone():
+        pass
+    with parts.alone():
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_features_that_are_not_finite_leave_what_was_there(features, tmp_path):
@@ -101,6 +123,7 @@ def test_features_that_are_not_finite_leave_what_was_there(features, tmp_path):
     with pytest.raises(ValueError, match=r"not finite \(row 1 of a part\)"):
         write_index(path, rows_of(bad))
     assert path.read_bytes() == before
+    assert [one.name for one in tmp_path.iterdir()] == ["index.npz"]
 
 
 @pytest.mark.parametrize(
@@ -162,12 +185,12 @@ def test_parts_of_other_pictures_are_not_taken(run, pictures, tmp_path, monkeypa
     assert (tmp_path / "i.npz.parts").is_dir()
     monkeypatch.undo()
     shutil.copytree(pictures, others)
-    (others / "05.png").unlink()
+    shutil.copy(others / "06.png", others / "05.png")
     command[2] = str(others)
     capsys.readouterr()
     assert main(command) == 0
     said = capsys.readouterr().out
-    assert "22 x" in said
+    assert "23 x" in said
     assert "from before" not in said
 
 

@@ -118,6 +118,30 @@ def test_what_has_no_form_is_named():
         onnx_model(long, jax.ShapeDtypeStruct((600,), np.float32))
 
 
+def test_what_onnxruntime_would_refuse_is_refused_here():
+    inputs = jax.ShapeDtypeStruct((6,), np.float32)
+    with pytest.raises(ValueError, match="types that ONNX does not take together"):
+        onnx_model(lambda x: jax.scipy.special.erfc(x.astype(jnp.float16)), inputs)
+    half = encoders.SmallCNN((4,), dtype="bfloat16")
+    variables = half.init(jax.random.key(0), rows((8, 8, 1), 1))
+    with pytest.raises(ValueError, match="computes in bfloat16"):
+        onnx_model(lambda x: half.apply(variables, x), jax.ShapeDtypeStruct((8, 8, 1), np.float32))
+
+
+@pytest.mark.slow
+def test_what_is_computed_again_is_inlined():
+    encoder = encoders.ResNet(18, width=4, remat="blocks")
+    variables = jax.jit(encoder.init)(jax.random.key(0), rows((32, 32, 3), 2))
+    inputs = jax.ShapeDtypeStruct((32, 32, 3), np.float32)
+    check(jax.jit(lambda x: encoder.apply(variables, x)), inputs, [rows((32, 32, 3), 3)])
+
+
+def test_a_rectified_parameter_is_a_constant():
+    weights = jnp.arange(-3.0, 4.0)
+    inputs = jax.ShapeDtypeStruct((7,), np.float32)
+    check(lambda x: x + jax.nn.relu(weights), inputs, [rows((7,), 2)])
+
+
 def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ImportError, match=r"jaxcl\[onnx\]"):

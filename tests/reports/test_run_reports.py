@@ -202,6 +202,12 @@ def test_partners_that_are_not_found_come_farthest_first():
     assert content.count('class="strip"') == 1
 
 
+def test_a_collapsed_encoder_finds_nothing():
+    same = Examples(Pictures(20), "image", np.ones((20, 4), np.float32), str)
+    content = not_found(same, same, what="a to b")
+    assert "first for 5.0 % of 20 records" in content
+
+
 @pytest.mark.slow
 def test_a_run_is_shown(run, capsys):
     assert main(["report", str(run)]) == 0
@@ -320,6 +326,13 @@ def test_what_cannot_be_is_said(tmp_path, capsys):
         write_report([tmp_path], tmp_path / "r.html", kind="mds")
     with pytest.raises(UserError, match="1 to 10 runs, got 11"):
         write_report([tmp_path] * 11, tmp_path / "r.html")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text('{"a":')
+    assert main(["report", str(tmp_path / "run")]) == 2
+    assert "config.json is damaged" in capsys.readouterr().err
+    assert main(["report", str(tmp_path / "none")]) == 2
+    assert not (tmp_path / "none").exists()
+    capsys.readouterr()
     assert main(["report", str(tmp_path)]) == 2
     assert "is not a run directory" in capsys.readouterr().err
     assert main(["train", "c.py", "--report-every", "0"]) == 2
