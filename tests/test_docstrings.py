@@ -23,7 +23,6 @@ SLOW = {
         "encoders.cnn",
         "encoders.norm",
         "encoders.efficientnet",
-        "encoders.samples",
         "encoders.series",
         "encoders.sound",
         "encoders.speech",

@@ -29,11 +29,11 @@ from jaxcl.encoders.mlp import MLP
 from jaxcl.encoders.norm import BatchNorm
 from jaxcl.encoders.prototypes import Prototypes
 from jaxcl.encoders.resnet import ResNet
-from jaxcl.encoders.samples import LSTMSpeaker, Recurrence, SampleConvolutions, wav2vec_front
+from jaxcl.encoders.samples import Recurrence, SampleConvolutions, wav2vec_front
 from jaxcl.encoders.scales import LearnableTemperature, SigmoidScaleAndBias
 from jaxcl.encoders.series import OnFrames, TemporalConvolutions
 from jaxcl.encoders.sound import OnSpectrogram
-from jaxcl.encoders.speech import FrameTransformer, ProductQuantizer
+from jaxcl.encoders.speech import FrameTransformer, LSTMSpeaker, ProductQuantizer
 from jaxcl.encoders.tanh import TanhProjector
 from jaxcl.encoders.text import TextTransformer, bert, clip_text, modern_text
 from jaxcl.encoders.vit import ViT

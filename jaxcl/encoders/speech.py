@@ -1,4 +1,4 @@
-"""wav2vec 2.0's transformer over frames of sound, and its quantizer."""
+"""Networks over frames of speech: wav2vec 2.0's transformer and quantizer, GE2E's recurrence."""
 
 from typing import Literal
 
@@ -180,3 +180,46 @@ class ProductQuantizer(nn.Module):
     def undecayed(self) -> tuple[str, ...]:
         """Paths of parameters that weight decay leaves alone."""
         return ("book",)
+
+
+class LSTMSpeaker(nn.Module):
+    """Stacked LSTMs over frames, of which the last one's last state is projected: who speaks (GE2E:
+    Wan et al., 2018, section 3).
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> encoder = LSTMSpeaker(width=16, depth=2)
+      >>> y, _ = encoder.init_with_output(jax.random.key(0), jnp.zeros((2, 160, 40)))
+      >>> y.shape
+      (2, 16)
+    """
+
+    width: int = 256
+    """Of the states, and of the features."""
+    depth: int = 3
+    """Number of LSTMs."""
+    output_relu: bool = True
+    """Whether features below 0 become 0, as in published weights."""
+
+    @nn.compact
+    def __call__(
+        self, frames: jax.Array, *, train: bool = False, axis_name: str | None = None
+    ) -> jax.Array:
+        """Maps frames [N, F, C], such as mel spectra, to features [N, width].
+
+        Args:
+          frames: F of about 160, 10 ms each, in published weights.
+          train: changes nothing.
+          axis_name: changes nothing.
+
+        Raises:
+          ValueError: for another rank, or no frames.
+        """
+        del train, axis_name
+        if frames.ndim != 3 or not frames.shape[1]:
+            raise ValueError(f"LSTMSpeaker takes frames [N, F, C]; got shape {frames.shape}")
+        x = frames.astype(jnp.float32)
+        for layer in range(self.depth):
+            x = jnp.asarray(nn.RNN(nn.OptimizedLSTMCell(self.width, name=f"lstm_{layer}"))(x))
+        x = nn.Dense(self.width, name="project")(x[:, -1])
+        return nn.relu(x) if self.output_relu else x

@@ -134,7 +134,7 @@ def _fetch(repository: str, revision: str | None) -> Path:
 
 
 def _in_cache(repository: str, revision: str | None) -> Path | None:
-    """The folder of what was fetched before, and held to its digests then."""
+    """The folder of what was fetched before; without the hub there is no digest to hold it to."""
     library = _library()
     for name in _WEIGHTS:
         found = library.try_to_load_from_cache(repository, name, revision=revision)
